@@ -1,0 +1,99 @@
+"""Calls as values: what is known of one, and the shape in which Stream's SDKs expect it.
+
+Pure. The JavaScript client throws without ``egress`` and ``settings.screensharing``; mobile SDKs
+want the specification's whole required set, so the relay always answers with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from relay import users
+from relay.users import User
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call as the store keeps it; times in nanoseconds since 1970."""
+
+    cid: str
+    created_by: str
+    created_at: int
+    updated_at: int
+    custom: dict[str, Any] = {}
+
+
+CAPABILITIES: Final = ("create-reaction", "join-call", "read-call")
+"""What a user may do. Without ``send-audio`` and ``send-video`` no SDK asks for devices."""
+
+_RESOLUTION: Final = {"width": 1280, "height": 720, "bitrate": 1_500_000}
+_SETTINGS: Final[dict[str, Any]] = {
+    "audio": {
+        "access_request_enabled": False, "default_device": "speaker", "mic_default_on": False,
+        "opus_dtx_enabled": True, "redundant_coding_enabled": True, "speaker_default_on": True,
+        "hifi_audio_enabled": False,
+    },
+    "backstage": {"enabled": False},
+    "broadcasting": {
+        "enabled": False,
+        "hls": {
+            "auto_on": False, "enabled": False, "quality_tracks": [],
+            "layout": {"name": "spotlight", "external_app_url": "", "external_css_url": ""},
+        },
+        "rtmp": {
+            "enabled": False, "quality": "720p",
+            "layout": {"name": "spotlight", "external_app_url": "", "external_css_url": ""},
+        },
+    },
+    "encryption": {"mode": "disabled"},
+    "frame_recording": {"mode": "disabled", "capture_interval_in_seconds": 2},
+    "geofencing": {"names": []},
+    "individual_recording": {"mode": "disabled"},
+    "limits": {"max_participants_exclude_roles": []},
+    "raw_recording": {"mode": "disabled"},
+    "recording": {
+        "audio_only": False, "mode": "disabled", "quality": "720p",
+        "layout": {"name": "spotlight", "external_app_url": "", "external_css_url": ""},
+    },
+    "ring": {
+        "auto_cancel_timeout_ms": 15000, "incoming_call_timeout_ms": 15000,
+        "missed_call_timeout_ms": 15000,
+    },
+    "screensharing": {
+        "access_request_enabled": False, "enabled": False, "target_resolution": _RESOLUTION,
+    },
+    "session": {"inactivity_timeout_seconds": 30},
+    "thumbnails": {"enabled": False},
+    "transcription": {
+        "closed_caption_mode": "disabled", "language": "auto", "mode": "disabled",
+    },
+    "video": {
+        "access_request_enabled": False, "camera_default_on": False, "camera_facing": "front",
+        "enabled": False, "target_resolution": _RESOLUTION,
+    },
+}  # fmt: skip
+
+
+def response(call: Call, created_by: User) -> dict[str, Any]:
+    """Return Stream's CallResponse, its times as integer nanoseconds."""
+    kind, _, call_id = call.cid.partition(":")
+    return {
+        "type": kind,
+        "id": call_id,
+        "cid": call.cid,
+        "current_session_id": "",
+        "created_by": users.response(created_by),
+        "custom": call.custom,
+        "created_at": call.created_at,
+        "updated_at": call.updated_at,
+        "recording": False,
+        "transcribing": False,
+        "captioning": False,
+        "translating": False,
+        "backstage": False,
+        "settings": _SETTINGS,
+        "blocked_user_ids": [],
+        "ingress": {name: {"address": ""} for name in ("rtmp", "whip", "srt")},
+        "egress": {"broadcasting": False, "rtmps": []},
+    }

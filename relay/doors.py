@@ -1,0 +1,48 @@
+"""A door: one of the four ways an event comes in. It publishes, and keeps the door's ledger.
+
+For every door ``accepted = published + duplicate + refused`` after it was taken (and what was
+refused before it became an event is counted under its reason too). Used by every edge.
+"""
+
+from __future__ import annotations
+
+from relay import logs, metrics
+from relay.broker import Broker
+from relay.errors import RelayError
+from relay.events import Event, Publication
+
+log = logs.get(__name__)
+
+
+class Door:
+    """Publishes the events of one door (``webhook``, ``api``, ``socket``, ``live``, ``ingest``)."""
+
+    def __init__(self, name: str, broker: Broker) -> None:
+        self.name = name
+        self._broker = broker
+        self._accepted = metrics.ACCEPTED.labels(name)
+        self._kept = metrics.PUBLISHED.labels(name, "kept")
+        self._volatile = metrics.PUBLISHED.labels(name, "volatile")
+        self._duplicates = metrics.DUPLICATES.labels(name)
+        self._reused = metrics.REUSED_IDS.labels(name)
+
+    async def publish(self, event: Event) -> Publication:
+        """Publish an event and count what became of it; raises ``Unavailable``."""
+        self._accepted.inc()
+        try:
+            publication = await self._broker.publish(event)
+        except RelayError as error:
+            self.refused(error)
+            raise
+        if publication.reused:
+            self._reused.inc()
+            log.warning("event id reused", door=self.name, cid=event.cid, sender=event.sender)
+        if publication.duplicate:
+            self._duplicates.inc()
+        else:
+            (self._volatile if event.volatile else self._kept).inc()
+        return publication
+
+    def refused(self, error: RelayError) -> None:
+        """Count something that this door did not let in."""
+        metrics.REFUSED.labels(self.name, error.reason).inc()

@@ -1,0 +1,82 @@
+"""Every metric of the relay, by name. The one home of ``prometheus_client``.
+
+With several workers the counters live in files that all of them share: ``server`` names the folder
+in ``PROMETHEUS_MULTIPROC_DIR`` before a worker starts. So any of them answers for all.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+__all__ = ["CONTENT_TYPE_LATEST", "forget_process", "render"]
+
+ACCEPTED: Final = Counter(
+    "relay_events_accepted", "Events that a door took from a sender.", ["door"]
+)
+PUBLISHED: Final = Counter(
+    "relay_events_published", "Events that were published.", ["door", "kind"]
+)
+DUPLICATES: Final = Counter(
+    "relay_events_duplicate", "Repeats of an event that had been published before.", ["door"]
+)
+REUSED_IDS: Final = Counter(
+    "relay_event_ids_reused", "Events whose id had come with other content before.", ["door"]
+)
+IGNORED: Final = Counter("relay_events_ignored", "Valid webhooks about no call.", ["door"])
+REFUSED: Final = Counter(
+    "relay_refused", "Requests, frames and entries that were refused.", ["door", "reason"]
+)
+CONNECTIONS: Final = Gauge(
+    "relay_connections", "Open, authenticated sockets.", multiprocess_mode="livesum"
+)
+WATCHES: Final = Gauge(
+    "relay_watches", "Calls watched, summed over the sockets.", multiprocess_mode="livesum"
+)
+CALLS: Final = Gauge(
+    "relay_watched_calls", "Calls with a watcher, by process.", multiprocess_mode="livesum"
+)
+RECEIVED: Final = Counter(
+    "relay_publications_received", "Publications that reached a hub.", ["kind"]
+)
+WRITTEN: Final = Counter("relay_deliveries_written", "Publications written to sockets.")
+WRITES: Final = Counter("relay_writes", "Writes to sockets that carried publications.")
+SKIPPED: Final = Counter(
+    "relay_deliveries_skipped", "Volatile publications not written to a slow socket."
+)
+CLOSED: Final = Counter("relay_sockets_closed", "Sockets closed by the relay.", ["why"])
+REPAIRS: Final = Counter("relay_repairs", "Gaps in a call's publications, by outcome.", ["outcome"])
+RECOVERIES: Final = Counter(
+    "relay_recoveries", "Watches from a position, by whether nothing was lost.", ["recovered"]
+)
+HISTORY_READS: Final = Counter("relay_history_reads", "Pages of history read from the broker.")
+REDIS_UP: Final = Gauge(
+    "relay_redis_up", "Whether the connections to Redis stand.", multiprocess_mode="min"
+)
+REDIS_RECONNECTS: Final = Counter(
+    "relay_redis_reconnects", "Times a connection to Redis had to be made anew.", ["link"]
+)
+
+
+def render() -> bytes:
+    """Return all metrics in Prometheus' text format, those of every worker."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def forget_process(pid: int, folder: str) -> None:
+    """Drop the gauges of a worker that has ended; what it counted stays counted."""
+    mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]

@@ -1,0 +1,59 @@
+"""Tasks with an owner, and waits with a limit.
+
+Whoever starts work in the background keeps it in a ``Tasks`` and closes that when it ends itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from relay import logs
+from relay.errors import RelayError, Unavailable
+
+log = logs.get(__name__)
+T = TypeVar("T")
+
+
+class Tasks:
+    """The background tasks of one owner. A failure that nobody waits for is logged."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start ``work`` and keep it until it ends."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, RelayError):  # those are for whoever waits for the task
+            log.error("background task failed", owner=self._owner, exc_info=error)
+
+
+@asynccontextmanager
+async def within(seconds: float, what: str) -> AsyncIterator[None]:
+    """Bound a wait: raise ``Unavailable`` naming ``what`` when the body takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise Unavailable(f"{what} took more than {seconds:g} s: try again") from None
