@@ -1,0 +1,143 @@
+"""Tell the watchers of a call who else watches, at most once a second.
+
+Each process says in the broker who watches on it; the list of all is read back after a change here
+or elsewhere, or when a process has died. Used by the hub only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain
+from typing import Final
+
+from relay import logs, users
+from relay.broker import Broker, Roster, Unavailable
+from relay.gateway import frames
+from relay.gateway.call import WatchedCall
+from relay.tasks import Tasks
+
+log = logs.get(__name__)
+
+USERS_SHOWN: Final = 50
+INTERVAL_S: Final = 1.0
+GATHER_S: Final = 0.05
+"""A page that reloads leaves and joins; those who arrive together are told together."""
+NODES_INTERVAL_S: Final = 3.0
+AT_ONCE: Final = 50
+
+
+class WatcherBoard:
+    """Keeps the rosters of this process in the broker and the merged list on the screens."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        calls: Mapping[str, WatchedCall],
+        announce: Callable[[str, bytes], None],
+    ) -> None:
+        self._broker = broker
+        self._calls = calls
+        self._announce = announce
+        self._due: dict[str, float] = {}
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+        self._tasks = Tasks("board of watchers")
+
+    def changed(self, cid: str) -> None:
+        """Note that somebody here began or ceased to watch."""
+        self._changed.add(cid)
+        self.nudged(cid)
+
+    def nudged(self, cid: str) -> None:
+        """Note that the list may have changed on another process."""
+        if cid not in self._due:
+            call = self._calls.get(cid)
+            now = asyncio.get_running_loop().time()
+            earliest = 0.0 if call is None else call.shown_at + INTERVAL_S
+            self._due[cid] = max(now + GATHER_S, earliest)
+            self._wake.set()
+
+    def interrupted(self, cids: Collection[str]) -> None:
+        """Say again who watches these: the broker may have forgotten it."""
+        for cid in cids:
+            self.changed(cid)
+
+    async def run(self) -> None:
+        """Work off what is due, until cancelled."""
+        self._tasks.spawn(self._notice_deaths())
+        try:
+            while True:
+                await self._next_due()
+                now = asyncio.get_running_loop().time()
+                due = [cid for cid, at in self._due.items() if at <= now][:AT_ONCE]
+                for cid in due:
+                    del self._due[cid]
+                await asyncio.gather(*(self._tell(cid) for cid in due))
+        finally:
+            await self._tasks.aclose()
+
+    async def _next_due(self) -> None:
+        """Wait until something is due, or more has become so."""
+        self._wake.clear()
+        if not self._due:
+            await self._wake.wait()
+        delay = min(self._due.values()) - asyncio.get_running_loop().time()
+        await asyncio.sleep(max(0.0, min(delay, GATHER_S)))
+
+    async def _tell(self, cid: str) -> None:
+        changed = cid in self._changed
+        self._changed.discard(cid)
+        call = self._calls.get(cid)
+        try:
+            if changed:
+                await self._broker.set_roster(cid, _roster(call))
+            if call is not None:
+                await self._show(call, always=changed)
+        except Unavailable as error:
+            log.info("list of watchers waits", cid=cid, reason=error.message)
+            if changed:
+                self._changed.add(cid)
+            self._due.setdefault(cid, asyncio.get_running_loop().time() + INTERVAL_S)
+
+    async def _show(self, call: WatchedCall, *, always: bool) -> None:
+        """Send the merged list; one that did not change only to please newcomers."""
+        rosters = await self._broker.rosters(call.cid)
+        call.roster_nodes = frozenset(rosters)
+        count = sum(roster.count for roster in rosters.values())
+        listed = _distinct(chain.from_iterable(roster.users for roster in rosters.values()))
+        shown = frames.watchers(call.cid, count, listed)
+        if always or shown != call.shown:
+            call.shown = shown
+            call.shown_at = asyncio.get_running_loop().time()
+            self._announce(call.cid, shown)
+
+    async def _notice_deaths(self) -> None:
+        """Read a call's list again when a process that was on it is no longer alive."""
+        while True:
+            await asyncio.sleep(NODES_INTERVAL_S)
+            try:
+                alive = await self._broker.nodes()
+            except Unavailable:
+                continue  # after it heals, every call is looked at anyway
+            for call in self._calls.values():
+                if not call.roster_nodes <= alive:
+                    self.nudged(call.cid)
+
+
+def _roster(call: WatchedCall | None) -> Roster:
+    if call is None:
+        return Roster(0)
+    watchers = chain(call.live, call.recovering)
+    listed = _distinct(users.summary(watcher.user) for watcher in watchers)
+    return Roster(len(call.live) + len(call.recovering), tuple(listed))
+
+
+def _distinct(summaries: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the first ``USERS_SHOWN`` users, each once, ordered by id so that lists compare."""
+    found: dict[str, dict[str, str]] = {}
+    for summary in summaries:
+        found.setdefault(summary["id"], summary)
+        if len(found) == USERS_SHOWN:
+            break
+    return [found[user_id] for user_id in sorted(found)]

@@ -1,0 +1,55 @@
+"""One timer for all sockets of a process: a wheel with a slot a second.
+
+A timer per socket would cost an object and a heap operation for each; here a socket is an entry in
+a dict, and a tick visits only those that are due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+
+class Timed(Protocol):
+    """What the wheel visits. ``slot`` is the wheel's own note of where the entry hangs."""
+
+    slot: int
+
+    def on_due(self, now: float, /) -> None:
+        """Do what is due at ``now`` (loop time) and schedule the next visit."""
+        ...
+
+
+class Wheel:
+    """Visits each entry in the second after its time has come."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, dict[Timed, None]] = {}
+        self._done = 0
+
+    def schedule(self, entry: Timed, at: float) -> None:
+        """Visit ``entry`` at ``at`` (loop time, seconds) instead of when it was due before."""
+        self.cancel(entry)
+        entry.slot = max(int(at) + 1, self._done + 1)
+        self._slots.setdefault(entry.slot, {})[entry] = None
+
+    def cancel(self, entry: Timed) -> None:
+        """Forget ``entry``."""
+        if (slot := self._slots.get(entry.slot)) is not None:
+            slot.pop(entry, None)
+
+    def advance(self, now: float) -> None:
+        """Visit everything due by ``now``."""
+        last = int(now)
+        for slot in sorted(slot for slot in self._slots if slot <= last):
+            self._done = slot
+            for entry in self._slots.pop(slot):
+                entry.on_due(now)
+        self._done = max(self._done, last)
+
+    async def run(self) -> None:
+        """Advance once a second, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1.0)
+            self.advance(loop.time())
