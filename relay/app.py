@@ -1,0 +1,181 @@
+"""The composition root: the one place that chooses a broker and wires the edges to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from random import Random
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from relay import api, forwarded, http, ingress, metrics
+from relay.broker import Broker, Inbox, Limits, Store, Unavailable
+from relay.doors import Door
+from relay.gateway.hub import Hub
+from relay.gateway.session import Rules
+from relay.gateway.sockets import SocketLimits, Sockets
+from relay.ingress import webhooks
+from relay.settings import Settings
+
+if TYPE_CHECKING:
+    from relay.ingress import IngestDoor
+
+_BODY_SLACK: Final = 65_536
+"""What an API request's body may have beside ``custom``: names, users, settings."""
+
+
+class App:
+    """A relay that is wired but not listening: ``asgi`` for HTTP, ``sockets`` for upgrades."""
+
+    def __init__(self, settings: Settings, *, demo: bool = False) -> None:
+        self._settings = settings
+        self._broker, self._store, inbox = _backends(settings)
+        self._hub = Hub(self._broker)
+        self._live = ingress.LiveDoor(
+            self._hub.deliver_volatile,
+            time.time_ns,
+            custom_limit=settings.custom_max_bytes,
+            max_bytes=settings.webhook_max_bytes,
+        )
+        self._ingest = None if inbox is None else self._ingest_door(inbox)
+        self._draining = False
+        self.sockets = self._sockets()
+        self.asgi = self._asgi(demo)
+
+    async def start(self) -> None:
+        """Connect to the broker and begin to relay; raises ``Unavailable``."""
+        await self._broker.start(self._hub, self._live.receive)
+        await self._hub.start()
+        await self.sockets.start()
+        if self._ingest is not None:
+            self._ingest.start()
+
+    async def drain(self) -> None:
+        """Turn unready and let the sockets go."""
+        self._draining = True
+        await self.sockets.drain(self._settings.drain_timeout)
+
+    async def aclose(self) -> None:
+        """End everything that ``start`` began."""
+        if self._ingest is not None:
+            await self._ingest.aclose()
+        await self.sockets.aclose()
+        await self._hub.aclose()
+        await self._broker.aclose()
+
+    # -- wiring -----------------------------------------------------------------------------------
+
+    def _ingest_door(self, inbox: Inbox) -> IngestDoor:
+        return ingress.IngestDoor(
+            Door("ingest", self._broker),
+            inbox,
+            time.time_ns,
+            custom_limit=self._settings.custom_max_bytes,
+            max_bytes=self._settings.webhook_max_bytes,
+            rng=Random(),  # noqa: S311 - jitter, not secrets
+        )
+
+    def _sockets(self) -> Sockets:
+        settings = self._settings
+        return Sockets(
+            hub=self._hub,
+            store=self._store,
+            door=Door("socket", self._broker),
+            rules=Rules(
+                keys=settings.accepted_keys,
+                new_id=lambda: uuid4().hex,
+                custom_limit=settings.custom_max_bytes,
+                command_rate=settings.command_rate,
+                command_burst=settings.command_burst,
+                first_frame_s=settings.first_frame_timeout,
+            ),
+            limits=SocketLimits(
+                frame_max_bytes=settings.frame_max_bytes,
+                soft_buffer_bytes=settings.soft_buffer_bytes,
+                hard_buffer_bytes=settings.hard_buffer_bytes,
+                slow_timeout_s=settings.slow_timeout,
+                user_connections=settings.user_connections,
+                watch_limit=settings.watch_limit,
+            ),
+            node=self._broker.node,
+            secret=settings.api_secret,
+            clock=time.time_ns,
+            origins=settings.origins,
+            trusted=forwarded.read_networks(settings.trusted_proxies),
+            strict_calls=settings.strict_calls,
+        )
+
+    def _asgi(self, demo: bool) -> ASGIApp:
+        starlette = Starlette(
+            routes=[*self._webhook_routes(), *self._api_routes(), *self._page_routes(demo)],
+            exception_handlers=http.exception_handlers(),
+        )
+        return http.wrap_cors(starlette, self._settings.origins)
+
+    def _webhook_routes(self) -> list[Route]:
+        settings = self._settings
+        sources = ingress.load_sources(
+            settings.sources,
+            settings.accepted_keys,
+            max_bytes=settings.webhook_max_bytes,
+            freshness_s=settings.webhook_freshness,
+        )
+        return webhooks.routes(
+            sources=sources,
+            door=Door("webhook", self._broker),
+            clock=time.time_ns,
+            max_bytes=settings.webhook_max_bytes,
+        )
+
+    def _api_routes(self) -> list[Route]:
+        settings = self._settings
+        return api.routes(
+            keys=settings.accepted_keys,
+            store=self._store,
+            door=Door("api", self._broker),
+            watches=self.sockets,
+            clock=time.time_ns,
+            ready=self._problems,
+            custom_limit=settings.custom_max_bytes,
+            max_bytes=settings.custom_max_bytes * 6 + _BODY_SLACK,
+            strict_calls=settings.strict_calls,
+            guests=settings.guests,
+        )
+
+    def _page_routes(self, demo: bool) -> list[Route]:
+        return api.page_routes(self._settings.api_key if demo else None)
+
+    async def _problems(self) -> Mapping[str, str | None]:
+        """Return what keeps this process from serving, by name; None where all is well."""
+        problems: dict[str, str | None] = {"draining": None, "broker": None}
+        if self._draining:
+            problems["draining"] = "this process is shutting down"
+        try:
+            await self._broker.ping()
+        except Unavailable as error:
+            problems["broker"] = error.message
+        metrics.REDIS_UP.set(problems["broker"] is None)
+        return problems
+
+
+def _backends(settings: Settings) -> tuple[Broker, Store, Inbox | None]:
+    """Return the broker, store and inbox that the settings ask for."""
+    limits = Limits(
+        history_count=settings.history_count,
+        history_age_s=settings.history_age,
+        dedupe_window_s=settings.dedupe_window,
+        publish_timeout_s=settings.publish_timeout,
+    )
+    node = uuid4().hex[:16]
+    if not settings.redis_url:
+        from relay.broker.memory import MemoryBroker, MemoryStore
+
+        return MemoryBroker(limits, time.time_ns, node), MemoryStore(), None
+    from relay.broker.redis import RedisBroker, RedisInbox, RedisStore
+
+    broker = RedisBroker(settings.redis_url, settings.redis_prefix, limits, node)
+    return broker, RedisStore(broker), RedisInbox(broker)

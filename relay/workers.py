@@ -1,0 +1,140 @@
+"""Several processes on one port: start them, restart one that died, stop them together.
+
+Used by ``server`` when the settings ask for more than one worker. The supervisor serves nothing
+itself and keeps no state that a worker would miss.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from random import Random
+from types import FrameType
+from typing import Final
+
+import msgspec
+
+from relay import logs, metrics, server
+from relay.retry import backoff
+from relay.settings import Settings
+
+log = logs.get(__name__)
+
+STABLE_AFTER_S: Final = 10.0
+POLL_S: Final = 0.2
+_SPAWN: Final = get_context("spawn")
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker process; ``ready`` delivers its port once it listens and breaks when it ends."""
+
+    process: SpawnProcess
+    ready: Connection
+    started: float
+
+
+def supervise(settings: Settings, demo: bool) -> int:
+    """Run ``settings.workers`` processes until a signal ends them; return the exit code."""
+    with tempfile.TemporaryDirectory(prefix="relay-metrics-") as folder:
+        # Read by prometheus_client in each worker, when it is imported there.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        try:
+            placeholder = server.listen(settings)
+        except OSError as error:
+            server.complain(f"cannot listen on port {settings.port}: {error.strerror}")
+            return 1
+        with placeholder:
+            port = placeholder.getsockname()[1]
+            return _Supervisor(msgspec.structs.replace(settings, port=port), demo, folder).run()
+
+
+class _Supervisor:
+    """The parent of the workers."""
+
+    def __init__(self, settings: Settings, demo: bool, folder: str) -> None:
+        self._settings = settings
+        self._demo = demo
+        self._folder = folder
+        self._random = Random()  # noqa: S311 - jitter, not secrets
+        self._failures = 0
+        self._stopping = False
+        self._workers: list[_Worker] = []
+
+    def run(self) -> int:
+        """Start the workers, look after them until a signal comes, and stop them."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._workers = [self._start() for _ in range(self._settings.workers)]
+        started = all(self._is_ready(worker) for worker in self._workers)
+        if started:
+            server.announce(self._settings, self._settings.port, self._demo)
+        while started and not self._stopping:
+            self._look_after()
+        self._end()
+        return 0 if started or self._stopping else 1
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _start(self) -> _Worker:
+        ready, told = _SPAWN.Pipe(duplex=False)
+        process = _SPAWN.Process(target=_work, args=(self._settings, self._demo, told))
+        process.start()
+        told.close()
+        return _Worker(process, ready, time.monotonic())
+
+    def _is_ready(self, worker: _Worker) -> bool:
+        """Wait until a worker listens; False when it ended instead, having said why."""
+        while not self._stopping:
+            if worker.ready.poll(POLL_S):
+                try:
+                    return bool(worker.ready.recv())
+                except EOFError:
+                    return False
+        return False
+
+    def _look_after(self) -> None:
+        """Wait a moment for deaths; start another worker for each one that died."""
+        connection.wait([worker.process.sentinel for worker in self._workers], POLL_S)
+        for index, worker in enumerate(self._workers):
+            if worker.process.is_alive() or self._stopping:
+                continue
+            self._bury(worker)
+            stable = time.monotonic() - worker.started > STABLE_AFTER_S
+            self._failures = 1 if stable else self._failures + 1
+            log.error("worker died", pid=worker.process.pid, code=worker.process.exitcode)
+            time.sleep(backoff(self._failures, self._random, longest_s=10.0))
+            self._workers[index] = self._start()
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(self._settings.drain_timeout + 5.0)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            self._bury(worker)
+
+    def _bury(self, worker: _Worker) -> None:
+        worker.ready.close()
+        metrics.forget_process(worker.process.pid or 0, self._folder)
+
+
+def _work(settings: Settings, demo: bool, told: Connection) -> None:
+    """Run one worker; the exit code tells the supervisor how it went."""
+    logs.configure(settings.log_level, settings.log_format)
+
+    def tell(port: int) -> None:
+        told.send(port)
+        told.close()
+
+    sys.exit(server.serve(settings, demo, listening=tell))
