@@ -111,7 +111,7 @@ class Listener(Protocol):
         """Take a publication of a subscribed call; ``position`` None means volatile."""
 
     def on_roster(self, cid: str, /) -> None:
-        """Learn that who watches a subscribed call has changed on some process."""
+        """Learn that who watches a subscribed call has changed on another process."""
 
     def on_interrupted(self, cids: Collection[str], /) -> None:
         """Learn that publications of these calls may have been lost: compare positions."""

@@ -1,0 +1,72 @@
+"""The names of keys and channels in Redis, and what a message on a call's channel looks like.
+
+Pure. All about a call lies in one partition, whose tag ``{p7}`` keeps it in one slot of a Cluster.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+from relay.broker.rules import alias_key, seen_key
+from relay.events import Event
+
+PARTITIONS: Final = 256
+
+KEPT, VOLATILE, ROSTER = 0, 1, 2
+"""What a message is: a publication with or without a position, or news of who watches."""
+
+HEADER: Final = Struct(">B8sQ")
+"""Before the body: the kind, the epoch, the offset (scripts/common.lua writes it)."""
+
+HEADER_SIZE: Final = HEADER.size
+VOLATILE_HEADER: Final = HEADER.pack(VOLATILE, b"--------", 0)
+
+
+class Keyspace:
+    """Names under one prefix. Never Python's ``hash()``: it differs between processes."""
+
+    def __init__(self, prefix: str, partitions: int = PARTITIONS) -> None:
+        self.live = f"{prefix}live"
+        self.ingest = f"{prefix}ingest"
+        self.ingest_lease = f"{prefix}ingest:lease"
+        self.nodes = f"{prefix}nodes"
+        self.partitions_key = f"{prefix}partitions"
+        self.partitions = partitions
+        self._prefix = prefix
+
+    def partition(self, cid: str) -> int:
+        """Return the partition of a call."""
+        return crc32(cid.encode()) % self.partitions
+
+    def _of_call(self, cid: str, what: str) -> str:
+        return f"{self._prefix}{{p{self.partition(cid)}}}:{what}:{cid}"
+
+    def channel(self, cid: str) -> str:
+        """Return the channel of a call's publications."""
+        return self._of_call(cid, "c")
+
+    def roster(self, cid: str) -> str:
+        """Return the hash of who watches a call, by process."""
+        return self._of_call(cid, "w")
+
+    def call(self, cid: str) -> str:
+        """Return the key of the call as the store keeps it."""
+        return self._of_call(cid, "call")
+
+    def user(self, user_id: str) -> str:
+        """Return the key of a user as the store keeps it."""
+        return f"{self._prefix}u:{user_id}"
+
+    def of_order(self, cid: str) -> tuple[str, str]:
+        """Return the keys of a call's order: meta and history."""
+        return self._of_call(cid, "m"), self._of_call(cid, "h")
+
+    def of_publish(self, event: Event) -> list[str]:
+        """Return the keys of the publish step, as scripts/publish.lua takes them."""
+        cid = event.cid
+        tag = f"{self._prefix}{{p{self.partition(cid)}}}"
+        keys = [f"{tag}:c:{cid}", f"{tag}:m:{cid}", f"{tag}:h:{cid}", f"{tag}:w:{cid}"]
+        keys.extend(f"{tag}:i:{key}" for key in (seen_key(event), alias_key(event)) if key)
+        return keys

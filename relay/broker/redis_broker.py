@@ -1,0 +1,324 @@
+"""The broker over Redis: what asks for the atomic steps that the scripts do.
+
+Three connections a process: ``publish`` (a FIFO of atomic steps), ``command`` (positions, history,
+who watches) and ``subscribe``. What must hold is made to hold in ``scripts/``, ``link`` and
+``subscriber``. ``redis_store`` and ``redis_inbox`` use the same Redis through the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from relay import logs, metrics, wire
+from relay.broker import Entry, Epoch, History, Limits, Listener, Roster, scripts
+from relay.broker.keyspace import PARTITIONS, VOLATILE_HEADER, Keyspace
+from relay.broker.link import Link
+from relay.broker.resp import Address
+from relay.broker.rules import PAGE_BYTES, PAGE_COUNT, call_life_s, given_window_s
+from relay.broker.subscriber import Subscriber
+from relay.errors import Unavailable
+from relay.events import Event, Position, Publication
+from relay.settings import SettingsError
+from relay.tasks import Tasks
+
+__all__ = ["RedisBroker"]
+
+log = logs.get(__name__)
+
+OLDEST_REDIS: Final = 7
+HEARTBEAT_S: Final = 3.0
+DEAD_AFTER_S: Final = 10.0
+POSITIONS_AT_ONCE: Final = 500
+COMMAND_BOUND: Final = 10_000
+"""Requests that may wait on the command connection."""
+
+_DUPLICATE: Final = 1
+_REUSED: Final = 2
+
+_COMMAND_SCRIPTS: Final = (
+    scripts.HEARTBEAT, scripts.HISTORY, scripts.LEASE, scripts.NODES, scripts.POSITIONS,
+    scripts.REPLACE, scripts.ROSTER,
+)  # fmt: skip
+
+
+class RedisBroker:
+    """A broker for all processes that use the same Redis and prefix.
+
+    ``url`` is RELAY_REDIS_URL; ``node`` names this process: unique and new at every start. Raises
+    ``SettingsError`` for a URL that is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str,
+        limits: Limits,
+        node: str,
+        *,
+        partitions: int = PARTITIONS,
+        heartbeat_s: float = HEARTBEAT_S,
+        dead_after_s: float = DEAD_AFTER_S,
+    ) -> None:
+        self.address = Address.parse(url)
+        self.keyspace = Keyspace(prefix, partitions)
+        self.limits = limits
+        self._node = node
+        self._heartbeat_s = heartbeat_s
+        self._dead_after_ms = int(dead_after_s * 1000)
+        self._age_ms = max(1, int(limits.history_age_s * 1000))
+        self._life_ms = int(call_life_s(limits) * 1000)
+        self._given_ms = int(given_window_s(limits) * 1000)
+        self._minted_ms = max(1, int(limits.minted_window_s * 1000))
+        self._tasks = Tasks("redis broker")
+        self._listener: Listener | None = None
+        self._beat_is_due = asyncio.Event()
+        self._publishing = self._link("publish", (scripts.PUBLISH,), limits.publish_queue)
+        self.commands = self._link("command", _COMMAND_SCRIPTS, COMMAND_BOUND)
+        self._subscriber = Subscriber(
+            self.address,
+            self.link_name("subscribe"),
+            keyspace=self.keyspace,
+            node=node,
+            timeout_s=limits.publish_timeout_s,
+            changed=self._on_changed,
+        )
+
+    def _link(self, name: str, loaded: Sequence[scripts.Script], bound: int) -> Link:
+        return Link(
+            self.address,
+            self.link_name(name),
+            scripts=loaded,
+            timeout_s=self.limits.publish_timeout_s,
+            bound=bound,
+            changed=self._on_changed,
+        )
+
+    def link_name(self, what: str) -> str:
+        """Return what ``CLIENT LIST`` shows of a connection of this process."""
+        return f"relay:{self._node}:{what}"
+
+    @property
+    def node(self) -> str:
+        """This process's incarnation."""
+        return self._node
+
+    # -- coming and going -----------------------------------------------------------------------
+
+    async def start(self, listener: Listener, live: Callable[[bytes], None]) -> None:
+        """Connect. Raises ``Unavailable``, and ``SettingsError`` for a Redis that does not fit."""
+        self._listener = listener
+        try:
+            await self.commands.start()
+            await self._check_version()
+            await self._check_partitions()
+            await self._publishing.start()
+            await self._subscriber.start(listener, live)
+            await self._beat()
+            self._beat_is_due.clear()
+        except BaseException:
+            await self.aclose()
+            raise
+        self._tasks.spawn(self._keep_beating())
+
+    async def aclose(self) -> None:
+        """Disconnect; the other processes learn at once that this one is gone."""
+        await self._tasks.aclose()
+        if self.commands.is_connected:
+            try:
+                await self.commands.request("ZREM", self.keyspace.nodes, self._node)
+            except Unavailable as error:
+                log.info("left without a goodbye", reason=error.message)
+        await self._subscriber.aclose()
+        await self._publishing.aclose()
+        await self.commands.aclose()
+
+    async def _check_version(self) -> None:
+        info = str(await self.commands.request("INFO", "server"), "utf-8", "replace")
+        facts = dict(line.partition(":")[::2] for line in info.splitlines())
+        version = facts.get("redis_version", "0")
+        if int(version.partition(".")[0]) < OLDEST_REDIS:
+            raise SettingsError(
+                f"Redis at {self.address} is version {version}: the relay needs {OLDEST_REDIS}.0 "
+                "or newer, or Valkey"
+            )
+
+    async def _check_partitions(self) -> None:
+        ours = str(self.keyspace.partitions)
+        before = await self.commands.request("SET", self.keyspace.partitions_key, ours, "NX", "GET")
+        if before is not None and before.decode() != ours:
+            raise SettingsError(
+                f"the calls in Redis are spread over {before.decode()} partitions, this relay is "
+                f"made for {ours}: use the version of the others, or another RELAY_REDIS_PREFIX"
+            )
+
+    def _on_changed(self) -> None:
+        links = (self._publishing, self.commands, self._subscriber)
+        metrics.REDIS_UP.set(all(link.is_connected for link in links))
+        if self.commands.is_connected:
+            self._beat_is_due.set()  # before anything else is said: Redis may have lost everything
+
+    # -- the atomic step ------------------------------------------------------------------------
+
+    async def publish(self, event: Event) -> Publication:
+        """Do the atomic step. The event takes its place in the queue before the first await."""
+        if event.volatile and event.identity is None:
+            return await self._publish_unmarked(event)
+        kept = not event.volatile
+        flags, epoch, offset = await self._publishing.run(
+            scripts.PUBLISH,
+            self.keyspace.of_publish(event),
+            secrets.token_urlsafe(6),
+            event.body[:-1] if kept else event.body,
+            int(kept),
+            event.fingerprint,
+            self._minted_ms if event.minted else self._given_ms,
+            self.limits.history_count,
+            self._age_ms,
+            self._life_ms,
+            repeatable=event.identity is not None,
+        )
+        return Publication(
+            cid=event.cid,
+            event_id=event.event_id,
+            position=Position(epoch.decode(), offset) if offset else None,
+            duplicate=bool(flags & _DUPLICATE),
+            reused=bool(flags & _REUSED),
+        )
+
+    async def _publish_unmarked(self, event: Event) -> Publication:
+        """Publish what is neither kept nor remembered, in its turn among the others."""
+        await self._publishing.request(
+            "SPUBLISH",
+            self.keyspace.channel(event.cid),
+            VOLATILE_HEADER + event.body,
+            repeatable=False,
+        )
+        return Publication(cid=event.cid, event_id=event.event_id, position=None)
+
+    # -- subscriptions and history --------------------------------------------------------------
+
+    async def subscribe(self, cid: str) -> None:
+        """Hand over publications of ``cid`` from now on; returns when Redis confirmed."""
+        await self._subscriber.subscribe(cid)
+
+    async def unsubscribe(self, cid: str) -> None:
+        """Stop handing over publications of ``cid``."""
+        self._subscriber.unsubscribe(cid)
+
+    async def positions(self, cids: Sequence[str]) -> list[Position]:
+        """Return the calls' positions, in the order given; a call never used before gets one."""
+        by_partition: defaultdict[int, list[str]] = defaultdict(list)
+        for cid in dict.fromkeys(cids):
+            by_partition[self.keyspace.partition(cid)].append(cid)
+        batches = [
+            members[start : start + POSITIONS_AT_ONCE]
+            for members in by_partition.values()
+            for start in range(0, len(members), POSITIONS_AT_ONCE)
+        ]
+        found: dict[str, Position] = {}
+        for positions in await asyncio.gather(*map(self._positions, batches)):
+            found.update(positions)
+        return [found[cid] for cid in cids]
+
+    async def _positions(self, cids: list[str]) -> dict[str, Position]:
+        keys = [
+            key for cid in cids for key in (*self.keyspace.of_order(cid), self.keyspace.roster(cid))
+        ]
+        reply = await self.commands.run(
+            scripts.POSITIONS, keys, secrets.token_urlsafe(6), self._life_ms
+        )
+        epochs, offsets = reply[::2], reply[1::2]
+        return {
+            cid: Position(epoch.decode(), offset)
+            for cid, epoch, offset in zip(cids, epochs, offsets, strict=True)
+        }
+
+    async def history(self, cid: str, after: int) -> History:
+        """Return a page of what was kept after the offset ``after``."""
+        offset, epochs, flat = await self.commands.run(
+            scripts.HISTORY,
+            self.keyspace.of_order(cid),
+            after,
+            secrets.token_urlsafe(6),
+            self._life_ms,
+            self._age_ms,
+            PAGE_BYTES,
+            PAGE_COUNT,
+        )
+        known = _read_epochs(epochs)
+        entries = zip(flat[::2], flat[1::2], strict=True)
+        return History(
+            top=Position(known[-1].name, offset),
+            epochs=known,
+            entries=tuple(Entry(int(id_.partition(b"-")[0]), body) for id_, body in entries),
+        )
+
+    # -- who is there ---------------------------------------------------------------------------
+
+    async def set_roster(self, cid: str, roster: Roster) -> None:
+        """Say who watches ``cid`` on this process (count 0: nobody) and tell the others."""
+        await self.commands.run(
+            scripts.ROSTER,
+            [self.keyspace.channel(cid), self.keyspace.roster(cid)],
+            self._node,
+            wire.encode(roster) if roster.count else b"",
+            self._life_ms,
+        )
+
+    async def rosters(self, cid: str) -> dict[str, Roster]:
+        """Return who watches ``cid``, by process; processes that died are left out."""
+        key = self.keyspace.roster(cid)
+        # In this order: who said something, and then whether they still live. The other way round
+        # one that came in between would be taken for dead.
+        flat, alive = await asyncio.gather(self.commands.request("HGETALL", key), self.nodes())
+        texts = {node.decode(): text for node, text in zip(flat[::2], flat[1::2], strict=True)}
+        if dead := [node for node in texts if node not in alive]:
+            await self.commands.request("HDEL", key, *dead)
+        return {
+            node: msgspec.convert(wire.decode(text), Roster)
+            for node, text in texts.items()
+            if node in alive
+        }
+
+    async def nodes(self) -> frozenset[str]:
+        """Return the processes that are alive (heard of in the last ten seconds)."""
+        names = await self.commands.run(scripts.NODES, [self.keyspace.nodes], self._dead_after_ms)
+        return frozenset(name.decode() for name in names) | {self._node}
+
+    async def ping(self) -> None:
+        """Prove that Redis answers."""
+        await self.commands.request("PING")
+
+    async def _beat(self) -> bool:
+        """Say that this process is alive; tell whether the others had taken it for dead."""
+        reply: Any = await self.commands.run(
+            scripts.HEARTBEAT, [self.keyspace.nodes], self._node, self._dead_after_ms
+        )
+        return bool(reply)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._beat_is_due.wait()
+            self._beat_is_due.clear()
+            try:
+                was_dead = await self._beat()
+            except Unavailable:
+                continue  # the connection says so itself
+            if was_dead and self._listener is not None and (cids := self._subscriber.cids):
+                log.warning("the others had taken this process for dead", node=self._node)
+                self._listener.on_interrupted(cids)
+
+
+def _read_epochs(text: bytes) -> tuple[Epoch, ...]:
+    """Read ``name:start,name:start``."""
+    pairs = (part.partition(":") for part in text.decode().split(","))
+    return tuple(Epoch(name, int(start)) for name, _, start in pairs)

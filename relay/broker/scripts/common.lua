@@ -1,0 +1,58 @@
+-- What the scripts share. Numbers are written by whole(): Lua's own way turns 1e15 into text that is
+-- no offset.
+
+local KEPT, VOLATILE, ROSTER = 0, 1, 2
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Changes with every restart and promotion: from then on writes may be missing.
+local function replication_id()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
+end
+
+-- What stands before the body in a message: relay/broker/keyspace.py reads it.
+local function header(kind, epoch, offset)
+  return struct.pack('>Bc8I8', kind, epoch, offset)
+end
+
+-- Return where a call stands. Only reads; adopt() writes down what is new about it.
+local function place(meta, fresh, replid)
+  local kept = redis.call('HMGET', meta, 'offset', 'replid', 'epochs')
+  if not (kept[1] and kept[2] and kept[3]) then
+    return {offset = 0, epoch = fresh, epochs = fresh .. ':1', is_new = true, is_first = true}
+  end
+  local offset = tonumber(kept[1])
+  if kept[2] == replid then
+    return {offset = offset, epoch = string.match(kept[3], '([^,:]+):%d+$'), epochs = kept[3]}
+  end
+  local epochs = {}
+  for epoch in string.gmatch(kept[3], '[^,]+') do
+    epochs[#epochs + 1] = epoch
+  end
+  epochs[#epochs + 1] = fresh .. ':' .. whole(offset + 1)
+  local first = math.max(1, #epochs - 7)
+  return {
+    offset = offset, epoch = fresh, epochs = table.concat(epochs, ',', first), is_new = true,
+  }
+end
+
+-- Begin the new epoch of a place. History without its meta belongs to positions nobody knows.
+local function adopt(meta, history, at, replid)
+  if at.is_first then
+    redis.call('DEL', history)
+  end
+  if at.is_new then
+    redis.call('HSET', meta, 'offset', whole(at.offset), 'replid', replid, 'epochs', at.epochs)
+  end
+end
+
+local function published_ms(id)
+  return tonumber(string.match(id, '-(%d+)$'))
+end

@@ -1,0 +1,45 @@
+"""Names in Redis do not change: other processes, other versions and backends rely on them."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.broker.keyspace import HEADER, HEADER_SIZE, KEPT, Keyspace
+from tests.contract.harness import event
+
+KEYS = Keyspace("relay:")
+
+
+@pytest.mark.parametrize(
+    ("cid", "partition"),
+    [("default:demo", 155), ("default:standup", 59), ("livestream:a.b!c@d", 152)],
+)
+def test_partitions_do_not_move(cid: str, partition: int) -> None:
+    assert KEYS.partition(cid) == partition
+
+
+def test_keys_have_their_documented_names() -> None:
+    tag = "relay:{p155}"
+    assert KEYS.channel("default:demo") == f"{tag}:c:default:demo"
+    assert KEYS.of_order("default:demo") == (f"{tag}:m:default:demo", f"{tag}:h:default:demo")
+    assert KEYS.roster("default:demo") == f"{tag}:w:default:demo"
+    assert KEYS.call("default:demo") == f"{tag}:call:default:demo"
+    assert KEYS.user("ann") == "relay:u:ann"
+    assert (KEYS.live, KEYS.ingest, KEYS.ingest_lease) == (
+        "relay:live",
+        "relay:ingest",
+        "relay:ingest:lease",
+    )
+    assert (KEYS.nodes, KEYS.partitions_key) == ("relay:nodes", "relay:partitions")
+
+
+def test_the_publish_step_declares_every_key_it_touches() -> None:
+    keys = KEYS.of_publish(event(1, cid="default:demo", identity="x", alias="y"))
+    assert [key.split(":")[2] for key in keys] == ["c", "m", "h", "w", "i", "i"]
+    assert len(KEYS.of_publish(event(1, identity="x"))) == 5
+    assert len(KEYS.of_publish(event(1, identity=None, alias="y"))) == 4
+
+
+def test_the_header_has_a_fixed_size() -> None:
+    assert HEADER_SIZE == 17
+    assert HEADER.pack(KEPT, b"abcdefgh", 258) == b"\x00abcdefgh\x00\x00\x00\x00\x00\x00\x01\x02"

@@ -1,0 +1,223 @@
+"""The FIFO of requests: order, what is sent again, what is not, and for how long one waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from relay.broker.link import Link
+from relay.broker.resp import Address
+from relay.broker.scripts import PUBLISH
+from relay.errors import Unavailable
+from tests.broker.fake_redis import Answer, FakeRedis, faking
+from tests.contract.harness import until
+
+pytestmark = pytest.mark.anyio
+
+OK = b"+OK\r\n"
+
+
+@asynccontextmanager
+async def linked(
+    answer: Answer, *, timeout_s: float = 5.0, bound: int = 1000
+) -> AsyncIterator[tuple[Link, FakeRedis]]:
+    async with faking(answer) as fake:
+        link = Link(
+            Address.parse(fake.url),
+            "test:link",
+            scripts=[PUBLISH],
+            timeout_s=timeout_s,
+            bound=bound,
+            changed=lambda: None,
+        )
+        await link.start()
+        try:
+            yield link, fake
+        finally:
+            await link.aclose()
+
+
+def echo(command: list[bytes]) -> bytes:
+    return b"+%b\r\n" % command[-1]
+
+
+def asked(fake: FakeRedis) -> list[bytes]:
+    return [command[-1] for command in fake.commands]
+
+
+def ask(link: Link, *names: str, repeatable: bool = True) -> list[asyncio.Task[object]]:
+    return [
+        asyncio.create_task(link.request("ECHO", name, repeatable=repeatable)) for name in names
+    ]
+
+
+def first_time(reply: bytes) -> Callable[[list[bytes]], bytes]:
+    """Answer the first command with ``reply``, as ``echo`` from then on."""
+    replies = iter([reply])
+    return lambda command: next(replies, echo(command))
+
+
+async def test_each_request_gets_its_own_answer() -> None:
+    async with linked(echo) as (link, _):
+        names = [str(n) for n in range(200)]
+        assert await asyncio.gather(*ask(link, *names)) == [name.encode() for name in names]
+
+
+async def test_requests_of_one_turn_leave_in_one_write() -> None:
+    async with linked(echo) as (link, _):
+        writes: list[bytes] = []
+        connection = link._keeper.connection
+        assert connection is not None
+        write = connection.write
+        connection.write = lambda data: (writes.append(data), write(data))[1]  # type: ignore[method-assign]
+        await asyncio.gather(*ask(link, *"abcdef"))
+        assert len(writes) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"-NOSCRIPT No matching script\r\n",
+        b"-READONLY You can't write against a read only replica\r\n",
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"-MASTERDOWN Link with MASTER is down\r\n",
+        b"-BUSY Redis is busy running a script\r\n",
+    ],
+)
+async def test_what_cannot_be_done_now_is_sent_again_from_the_head(refusal: bytes) -> None:
+    async with linked(first_time(refusal)) as (link, fake):
+        assert await asyncio.gather(*ask(link, "a", "b", "c")) == [b"a", b"b", b"c"]
+        assert asked(fake)[-3:] == [b"a", b"b", b"c"]
+        assert len(fake.writers) == 2
+
+
+async def test_what_was_refused_for_now_did_not_happen_and_may_be_sent_again() -> None:
+    async with linked(first_time(b"-LOADING\r\n")) as (link, _):
+        assert await asyncio.gather(*ask(link, "a", repeatable=False)) == [b"a"]
+
+
+async def test_what_may_have_happened_is_not_sent_again_unless_it_is_repeatable() -> None:
+    async with linked(lambda command: None) as (link, fake):
+        [once] = ask(link, "once", repeatable=False)
+        [again] = ask(link, "again")
+        await until(lambda: len(fake.commands) == 2, "both have arrived")
+        fake.answer = echo
+        fake.writers[0].transport.abort()
+        with pytest.raises(Unavailable, match="the outcome is unknown"):
+            await once
+        assert await again == b"again"
+        assert asked(fake) == [b"once", b"again", b"again"]
+
+
+async def test_a_refusal_is_answered_and_the_rest_goes_on() -> None:
+    async with linked(first_time(b"-ERR no\r\n")) as (link, fake):
+        refused, answered = ask(link, "a", "b")
+        with pytest.raises(Unavailable, match="Redis refused the command"):
+            await refused
+        assert await answered == b"b"
+        assert len(fake.writers) == 1
+
+
+async def test_a_full_redis_is_named() -> None:
+    async with linked(first_time(b"-OOM command not allowed\r\n")) as (link, _):
+        with pytest.raises(Unavailable, match="out of memory"):
+            await link.request("ECHO", "a")
+
+
+async def test_waiting_ends_in_time_and_the_silent_connection_is_given_up() -> None:
+    async with linked(lambda command: None, timeout_s=0.1) as (link, fake):
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with pytest.raises(Unavailable, match=r"did not answer within 0\.1 s"):
+            await link.request("ECHO", "a")
+        assert loop.time() - started < 1.0
+        fake.answer = echo
+        await until(lambda: len(fake.writers) == 2 and link.is_connected, "another connection")
+        assert await link.request("ECHO", "b") == b"b"
+        assert asked(fake) == [b"a", b"b"]
+
+
+async def test_a_late_answer_is_not_taken_for_another() -> None:
+    async with linked(lambda command: b"+bonus" if command[-1] == b"a" else None) as (link, fake):
+        # Half an answer shows that the connection lives, so it is kept.
+        link._timeout_s = 0.1
+        with pytest.raises(Unavailable):
+            await link.request("ECHO", "a")
+        link._timeout_s = 5.0
+        [waiting] = ask(link, "b")
+        await until(lambda: asked(fake) == [b"a", b"b"], "the second has arrived")
+        fake.writers[0].write(b" late\r\n+mine\r\n")
+        assert await waiting == b"mine"
+
+
+async def test_what_nobody_waits_for_is_never_sent() -> None:
+    async with linked(echo) as (link, fake):
+        tasks = ask(link, "a", "b", "c")
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        # The write of this turn has not happened yet.
+        await asyncio.wait(tasks)
+        await link.request("ECHO", "d")
+        assert asked(fake) in ([b"a", b"c", b"d"], [b"a", b"b", b"c", b"d"])
+        fake.writers[0].transport.abort()
+        await until(lambda: not link.is_connected, "the loss is noticed")
+        [gone] = ask(link, "gone")
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert await link.request("ECHO", "e") == b"e"
+        assert b"gone" not in asked(fake)
+
+
+async def test_more_than_the_bound_is_refused_at_once() -> None:
+    async with linked(lambda command: None, bound=3) as (link, _):
+        tasks = ask(link, "a", "b", "c")
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="too much waits"):
+            await link.request("ECHO", "d")
+        assert not any(task.done() for task in tasks)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+
+
+async def test_expired_requests_make_room_while_redis_is_away() -> None:
+    async with linked(echo, timeout_s=0.1, bound=3) as (link, fake):
+        fake.answer = lambda command: None
+        for _ in range(3):
+            outcomes = await asyncio.gather(*ask(link, "a", "b", "c"), return_exceptions=True)
+            assert all("did not answer" in str(outcome) for outcome in outcomes)
+            await until(lambda: link.is_connected, "another connection")
+
+
+async def test_an_unread_socket_lets_requests_wait_where_they_can_expire() -> None:
+    async with linked(echo) as (link, fake):
+        fake.writers[0].transport.pause_reading()  # type: ignore[attr-defined]
+        big = "x" * 200_000
+        tasks = [asyncio.create_task(link.request("ECHO", big)) for _ in range(100)]
+        connection = link._keeper.connection
+        assert connection is not None
+        await until(lambda: not connection.is_writable, "the socket is full")
+        assert link._queue
+        fake.writers[0].transport.resume_reading()  # type: ignore[attr-defined]
+        assert await asyncio.gather(*tasks) == [big.encode()] * 100
+
+
+async def test_a_new_connection_ends_what_is_left_of_the_old_one() -> None:
+    async with linked(echo) as (link, _):
+        assert link.preamble()[1] == [("CLIENT", "KILL", "ID", "7", "ADDR", "1.2.3.4:5")]
+        assert link.preamble()[0] == [("SCRIPT", "LOAD", PUBLISH.text)]
+
+
+async def test_an_unknown_byte_ends_the_connection_and_nothing_is_lost() -> None:
+    async with linked(first_time(b"HTTP/1.1 400\r\n")) as (link, fake):
+        assert await link.request("ECHO", "a") == b"a"
+        assert len(fake.writers) == 2
+
+
+async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
+    async with linked(echo) as (link, fake):
+        fake.writers[0].write(b"+surprise\r\n")
+        await until(lambda: len(fake.writers) == 2 and link.is_connected, "another connection")
+        assert await link.request("ECHO", "a") == b"a"

@@ -1,0 +1,175 @@
+"""Two processes on one Redis: publications, rosters, and who is alive."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay.broker import Limits, Roster
+from relay.broker.redis import RedisBroker
+from relay.errors import Unavailable
+from relay.settings import SettingsError
+from tests.contract.harness import CID, Recorder, RedisRig, caught_up, event, until
+
+pytestmark = pytest.mark.anyio
+
+QUICK = {"heartbeat_s": 0.05, "dead_after_s": 0.4}
+
+
+async def test_what_one_publishes_reaches_the_other_in_order(rig: RedisRig) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await rig.broker(recorder=here), await rig.broker(recorder=there)
+    await asyncio.gather(one.subscribe(CID), two.subscribe(CID))
+    await asyncio.gather(*[(one if n % 2 else two).publish(event(n)) for n in range(100)])
+    await asyncio.gather(caught_up(one, here), caught_up(two, there))
+    assert here.publications[:100] == there.publications[:100]
+    assert here.offsets() == list(range(1, 101))
+
+
+async def test_an_id_seen_by_one_is_seen_by_the_other(rig: RedisRig) -> None:
+    one, two = await rig.broker(), await rig.broker()
+    first = await one.publish(event(1, identity="x"))
+    again = await two.publish(event(1, identity="x"))
+    assert again.duplicate
+    assert again.position == first.position
+
+
+async def test_prefixes_do_not_meet(rig: RedisRig) -> None:
+    recorder = Recorder()
+    one = await rig.broker(recorder=recorder)
+    other_rig = RedisRig(rig.server)
+    other = await other_rig.broker()
+    await one.subscribe(CID)
+    await other.publish(event(1, identity="x"))
+    assert not (await one.publish(event(2, identity="x"))).duplicate
+    await caught_up(one, recorder)
+    assert recorder.contents() == [2]
+    await other.aclose()
+
+
+async def test_a_change_of_roster_is_told_to_those_who_watch(rig: RedisRig) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await rig.broker(recorder=here), await rig.broker(recorder=there)
+    await asyncio.gather(one.subscribe(CID), two.subscribe(CID))
+    await one.set_roster(CID, Roster(2))
+    await until(lambda: there.rosters == [CID], "the other is told")
+    await two.set_roster(CID, Roster(3))
+    await until(lambda: here.rosters == [CID], "the first is told")
+    assert await one.rosters(CID) == {one.node: Roster(2), two.node: Roster(3)}
+    assert await two.rosters(CID) == await one.rosters(CID)
+    await caught_up(two, there)
+    assert there.publications == [p for p in there.publications if p[0] != CID]
+
+
+async def test_both_are_alive(rig: RedisRig) -> None:
+    one, two = await rig.broker(), await rig.broker()
+    assert await one.nodes() == {one.node, two.node}
+
+
+async def test_one_that_leaves_is_gone_at_once(rig: RedisRig) -> None:
+    one, two = await rig.broker(), await rig.broker()
+    await two.set_roster(CID, Roster(3))
+    await two.aclose()
+    assert await one.nodes() == {one.node}
+    assert await one.rosters(CID) == {}
+    with rig.server.client() as client:
+        assert client.keys(f"{rig.prefix}*:w:{CID}") == []
+
+
+async def test_one_that_dies_is_gone_after_a_while(rig: RedisRig) -> None:
+    one = await rig.broker(**QUICK)
+    two = await rig.broker(heartbeat_s=1000.0, dead_after_s=0.4)  # silent after its first beat
+    await two.set_roster(CID, Roster(3))
+
+    with rig.server.client() as client:
+        nodes = f"{rig.prefix}nodes"
+        # Nobody but the survivor's own beat removes it.
+        await until(lambda: client.zscore(nodes, two.node) is None, "it is forgotten")
+    assert await one.nodes() == {one.node}
+    assert await one.rosters(CID) == {}
+
+
+async def test_one_that_is_silent_counts_as_dead_before_it_is_forgotten(rig: RedisRig) -> None:
+    one = await rig.broker()
+    silent = await rig.broker()
+    with rig.server.client() as client:
+        eleven_s_ago = client.zscore(f"{rig.prefix}nodes", silent.node) - 11_000
+        client.zadd(f"{rig.prefix}nodes", {silent.node: eleven_s_ago})
+    assert await one.nodes() == {one.node}
+
+
+async def test_one_that_was_taken_for_dead_says_everything_again(rig: RedisRig) -> None:
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder, **QUICK)
+    await broker.subscribe(CID)
+    with rig.server.client() as client:
+        client.zrem(f"{rig.prefix}nodes", broker.node)  # what the others do after its silence
+    await until(lambda: recorder.interruptions == [{CID}], "it learns of it")
+
+
+async def test_one_that_lives_is_not_interrupted(rig: RedisRig) -> None:
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder, **QUICK)
+    await broker.subscribe(CID)
+    with rig.server.client() as client:
+        key = f"{rig.prefix}nodes"
+        first = client.zscore(key, broker.node)
+        await until(lambda: client.zscore(key, broker.node) > first + 200, "several beats")
+    assert recorder.interruptions == []
+
+
+async def test_a_relay_of_other_partitions_is_refused(rig: RedisRig) -> None:
+    await rig.broker()
+    with pytest.raises(SettingsError, match="256 partitions, this relay is made for 16"):
+        await rig.broker(partitions=16)
+
+
+async def test_outsiders_reach_every_process_on_the_live_channel(rig: RedisRig) -> None:
+    here, there = Recorder(), Recorder()
+    await rig.broker(recorder=here)
+    await rig.broker(recorder=there)
+    with rig.server.client() as client:
+        assert client.publish(f"{rig.prefix}live", "hello") == 2
+    await until(lambda: here.live == there.live == [b"hello"], "both get it")
+
+
+async def test_rubbish_on_a_calls_channel_is_passed_over(rig: RedisRig) -> None:
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder)
+    await broker.subscribe(CID)
+    channel = broker.keyspace.channel(CID)
+    with rig.server.client() as client:
+        for rubbish in (b"", b"short", b"\x00" + b"\xff" * 16 + b"body", b"\x09" + b"a" * 40):
+            client.execute_command("SPUBLISH", channel, rubbish)
+    await broker.publish(event(1))
+    await caught_up(broker, recorder)
+    assert recorder.contents() == [1]
+
+
+async def test_a_closed_broker_refuses_and_ends_what_waits(rig: RedisRig) -> None:
+    broker = await rig.broker()
+    waiting = asyncio.create_task(broker.publish(event(1)))
+    await asyncio.sleep(0)
+    await broker.aclose()
+    with pytest.raises(Unavailable):
+        await broker.publish(event(2))
+    outcome = (await asyncio.gather(waiting, return_exceptions=True))[0]
+    assert not isinstance(outcome, BaseException) or isinstance(outcome, Unavailable)
+    assert asyncio.all_tasks() == {asyncio.current_task()} | _runners()
+
+
+def _runners() -> set[asyncio.Task[object]]:
+    """Return the tasks of anyio's test runner."""
+    return {task for task in asyncio.all_tasks() if "runner" in repr(task.get_coro()).lower()}
+
+
+async def test_brokers_can_be_made_before_the_event_loop_runs(rig: RedisRig) -> None:
+    loop = asyncio.get_running_loop()
+    made = await loop.run_in_executor(
+        None, lambda: RedisBroker(rig.server.url, rig.prefix, Limits(), "made")
+    )
+    recorder = Recorder()
+    await made.start(recorder, recorder.on_live)
+    await made.publish(event(1))
+    await made.aclose()

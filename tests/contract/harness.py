@@ -1,0 +1,193 @@
+"""What the tests of the brokers share: events, a listener that writes down, rigs of both kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+from uuid import uuid4
+
+import msgspec
+
+from relay.broker import Broker, Limits, Store
+from relay.broker.memory import MemoryBroker, MemoryStore
+from relay.broker.redis import RedisBroker, RedisStore
+from relay.events import Event, Position, fingerprint
+from tests.redis_server import RedisServer
+
+CID = "default:demo"
+OTHER = "default:other"
+FENCE = "default:fence"
+PATIENCE_S = 10.0
+DEFAULTS = Limits()
+
+_numbers = itertools.count(1)
+
+
+def event(
+    content: object = None,
+    *,
+    cid: str = CID,
+    sender: str = "api:ann",
+    identity: str | None = "",
+    alias: str | None = None,
+    volatile: bool = False,
+    minted: bool = False,
+) -> Event:
+    """Build an event; without ``identity`` one that no other event has."""
+    if identity == "":
+        identity = f"e{next(_numbers)}"
+    custom = msgspec.json.encode(content)
+    return Event(
+        cid=cid,
+        type="custom",
+        event_id=identity or "none",
+        body=b'{"type":"custom","call_cid":"%b","custom":%b}' % (cid.encode(), custom),
+        sender=sender,
+        identity=identity,
+        fingerprint=fingerprint(custom),
+        alias=alias,
+        volatile=volatile,
+        minted=minted,
+    )
+
+
+def content(body: bytes) -> Any:
+    """Return what ``event`` was given."""
+    return msgspec.json.decode(body)["custom"]
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until ``condition`` is true; fail naming ``what`` when it does not become so."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        await asyncio.sleep(0.002)
+
+
+class Recorder:
+    """A listener that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.publications: list[tuple[str, Position | None, bytes]] = []
+        self.rosters: list[str] = []
+        self.interruptions: list[set[str]] = []
+        self.live: list[bytes] = []
+        self.inside_a_task = False
+
+    def on_publication(self, cid: str, position: Position | None, body: bytes) -> None:
+        self.inside_a_task |= asyncio.current_task() is not None
+        self.publications.append((cid, position, body))
+
+    def on_roster(self, cid: str) -> None:
+        self.rosters.append(cid)
+
+    def on_interrupted(self, cids: Collection[str]) -> None:
+        self.interruptions.append(set(cids))
+
+    def on_live(self, text: bytes) -> None:
+        self.live.append(text)
+
+    def contents(self, cid: str = CID) -> list[Any]:
+        """Return what was published in a call, as far as it arrived."""
+        return [content(body) for of, _, body in self.publications if of == cid]
+
+    def offsets(self, cid: str = CID) -> list[int]:
+        """Return the offsets that arrived, volatile publications left out."""
+        return [position.offset for of, position, _ in self.publications if of == cid and position]
+
+
+class Rig(Protocol):
+    """One kind of broker, to be tried out."""
+
+    async def broker(self, limits: Limits = ..., recorder: Recorder | None = ...) -> Broker:
+        """Start a broker that knows nothing yet; it is closed with the rig."""
+        ...
+
+    def store(self, broker: Broker) -> Store:
+        """Return the store that goes with a broker."""
+        ...
+
+    async def pass_time(self, seconds: float) -> None:
+        """Return when the broker's clock shows ``seconds`` more."""
+        ...
+
+
+class MemoryRig:
+    """Brokers in this process, with a clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self._now_ns = 1_800_000_000_000_000_000
+        self.started: list[MemoryBroker] = []
+
+    async def broker(
+        self, limits: Limits = DEFAULTS, recorder: Recorder | None = None
+    ) -> MemoryBroker:
+        broker = MemoryBroker(limits, lambda: self._now_ns, uuid4().hex)
+        recorder = recorder or Recorder()
+        await broker.start(recorder, recorder.on_live)
+        self.started.append(broker)
+        return broker
+
+    def store(self, broker: Broker) -> Store:
+        return MemoryStore()
+
+    async def pass_time(self, seconds: float) -> None:
+        self._now_ns += int(seconds * 1e9)
+
+
+class RedisRig:
+    """Brokers on one Redis, under a prefix of their own."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.prefix = f"test-{uuid4().hex}:"
+        self.started: list[RedisBroker] = []
+
+    async def broker(
+        self,
+        limits: Limits = DEFAULTS,
+        recorder: Recorder | None = None,
+        *,
+        url: str | None = None,
+        **options: Any,
+    ) -> RedisBroker:
+        broker = RedisBroker(url or self.server.url, self.prefix, limits, uuid4().hex, **options)
+        recorder = recorder or Recorder()
+        await broker.start(recorder, recorder.on_live)
+        self.started.append(broker)
+        return broker
+
+    def store(self, broker: Broker) -> Store:
+        assert isinstance(broker, RedisBroker)
+        return RedisStore(broker)
+
+    async def pass_time(self, seconds: float) -> None:
+        with self.server.client() as client:
+            end = _seconds(client.time()) + seconds
+            await until(lambda: _seconds(client.time()) >= end, "time passes")
+
+
+def _seconds(time_reply: Any) -> float:
+    return float(time_reply[0]) + float(time_reply[1]) / 1e6
+
+
+@asynccontextmanager
+async def closing(rig: MemoryRig | RedisRig) -> AsyncIterator[Any]:
+    """Close what a rig has started."""
+    try:
+        yield rig
+    finally:
+        for broker in rig.started:
+            await broker.aclose()
+
+
+async def caught_up(broker: Broker, recorder: Recorder) -> None:
+    """Return when everything published so far has arrived, as far as it was subscribed to."""
+    token = uuid4().hex
+    await broker.subscribe(FENCE)
+    await broker.publish(event(token, cid=FENCE, volatile=True, identity=None))
+    await until(lambda: token in recorder.contents(FENCE), "the fence arrives")

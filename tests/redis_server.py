@@ -1,0 +1,123 @@
+"""Start real Redis servers for tests: a free port, a folder of their own, nothing kept by default.
+
+A server can be killed, frozen and started again on the same port with what it had saved. A folder's
+tests share the fixture ``redis_server``, which its conftest.py imports; a test that breaks its
+server starts one with ``running()``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+import redis
+
+BINARY = shutil.which("redis-server") or "/usr/bin/redis-server"
+START_LIMIT_S = 10.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """One server. ``arguments`` are settings such as ``--appendonly yes``."""
+
+    def __init__(self, *arguments: str) -> None:
+        if not Path(BINARY).exists():
+            pytest.fail("redis-server is missing: apt-get install redis-server")
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = tempfile.TemporaryDirectory(prefix="relay-redis-")
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        command = [
+            BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name,
+            "--save", "", "--appendonly", "no", "--logfile", "redis.log", *self._arguments,
+        ]  # fmt: skip
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                log = Path(self._folder.name, "redis.log").read_text()
+                self.close()
+                pytest.fail(f"redis-server did not start:\n{log}")
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        """Tell whether it serves; asking for a password is an answer too."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
+                probe.sendall(b"PING\r\n")
+                return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+    def client(self, **options: Any) -> redis.Redis:
+        """Return a blocking client, for looking into the server and for breaking it."""
+        options = {"socket_timeout": 5, "decode_responses": True} | options
+        return redis.Redis.from_url(self.url, **options)
+
+    def kill(self) -> None:
+        """End it as a crash does: nothing is saved that was not before."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Stop it from doing anything; its sockets stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it and remove what it wrote."""
+        self.kill()
+        self._folder.cleanup()
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[RedisServer]:
+    """Run a server of one's own."""
+    with RedisServer(*arguments) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Return a server that the tests of a session share; each uses a prefix of its own."""
+    with RedisServer() as server:
+        yield server

@@ -1,0 +1,154 @@
+"""What a Python backend sends through Redis, blocking and from asyncio, is what the doors read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+import relay
+from relay.errors import BadInput, TooLarge
+from relay.publisher import command
+from tests.redis_server import RedisServer, running
+
+pytestmark = pytest.mark.anyio
+
+CID = "default:demo"
+NOW_NS = 1_800_000_000_123_456_789
+
+
+def built(**arguments: Any) -> tuple[str, ...]:
+    return command(
+        "relay:", arguments.pop("cid", CID), **{"event_id": "e1", "now_ns": NOW_NS, **arguments}
+    )
+
+
+def test_a_kept_event_is_one_xadd() -> None:
+    *words, text = built(custom={"render-animation": "balloons"}, user_id="ann")
+    assert words == ["XADD", "relay:ingest", "*", "event"]
+    assert json.loads(text) == {
+        "type": "custom",
+        "call_cid": CID,
+        "created_at": "2027-01-15T08:00:00.123456789Z",
+        "event_id": "e1",
+        "custom": {"render-animation": "balloons"},
+        "user": {"id": "ann"},
+    }
+
+
+def test_a_volatile_event_is_one_publish() -> None:
+    *words, text = built(custom={}, volatile=True)
+    assert words == ["PUBLISH", "relay:live"]
+    assert json.loads(text)["custom"] == {}
+
+
+def test_other_types_bring_their_own_fields() -> None:
+    text = built(type="call.updated", fields={"call": {"id": "demo"}, "created_at": NOW_NS})[-1]
+    assert json.loads(text) == {
+        "type": "call.updated",
+        "call_cid": CID,
+        "created_at": NOW_NS,
+        "event_id": "e1",
+        "call": {"id": "demo"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"custom": {}, "cid": "demo"}, "cid"),
+        ({"custom": None}, "custom"),
+        ({"custom": [1]}, "custom"),
+        ({"custom": {}, "user_id": "a b"}, "user_id"),
+        ({"custom": {}, "event_id": "a b"}, "event_id"),
+        ({"type": "Nonsense!"}, "type"),
+        ({"type": "health.check"}, "frame of the socket"),
+        ({"custom": {}, "fields": {"offset": 1}}, "offset"),
+        ({"custom": {}, "fields": {"epoch": "x"}}, "epoch"),
+        ({"custom": {}, "fields": {"call_cid": "x:y"}}, "call_cid"),
+        ({"custom": {}, "fields": {"created_at": "yesterday"}}, "created_at"),
+        ({"custom": {"a": object()}}, "JSON"),
+        ({"custom": {}, "fields": {"a": object()}}, "JSON"),
+    ],
+)
+def test_what_a_relay_would_refuse_is_refused_here(arguments: dict[str, Any], names: str) -> None:
+    with pytest.raises(BadInput, match=names):
+        built(**arguments)
+
+
+def test_custom_is_bounded_as_in_the_relay() -> None:
+    custom = {"x": "y" * 6000}
+    with pytest.raises(TooLarge, match="5120"):
+        built(custom=custom)
+    assert built(custom=custom, custom_limit=0)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with running() as server:
+        yield server
+
+
+def entries(server: RedisServer, prefix: str) -> list[dict[str, Any]]:
+    with server.client() as client:
+        return [json.loads(fields["event"]) for _, fields in client.xrange(f"{prefix}ingest")]
+
+
+def test_the_blocking_publisher_stores_events_in_order(server: RedisServer) -> None:
+    with relay.Publisher(server.url, prefix="sync:") as publisher:
+        first = publisher.publish(CID, custom={"n": 1})
+        second = publisher.publish(CID, custom={"n": 2}, event_id="mine", scope="all")
+    stored = entries(server, "sync:")
+    assert [event["event_id"] for event in stored] == [first, second]
+    assert second == "mine"
+    assert len(first) >= 12
+    assert stored[1]["scope"] == "all"
+
+
+def test_the_blocking_publisher_reaches_who_listens_live(server: RedisServer) -> None:
+    with server.client() as client, client.pubsub() as listening:
+        listening.subscribe("sync:live")
+        assert listening.get_message(timeout=5) is not None
+        with relay.Publisher(server.url, prefix="sync:") as publisher:
+            publisher.publish(CID, custom={"n": 3}, volatile=True)
+        message = listening.get_message(timeout=5)
+    assert message is not None
+    assert json.loads(message["data"])["custom"] == {"n": 3}
+
+
+async def test_the_asynchronous_publisher_does_the_same(server: RedisServer) -> None:
+    async with relay.AsyncPublisher(server.url, prefix="async:") as publisher:
+        first = await publisher.publish(CID, custom={"n": 1}, user_id="ann")
+        second = await publisher.publish(CID, custom={"n": 2}, event_id="mine", scope="all")
+        await publisher.publish(CID, custom={"n": 3}, volatile=True)
+    stored = entries(server, "async:")
+    assert [event["event_id"] for event in stored] == [first, second]
+    assert stored[0]["user"] == {"id": "ann"}
+    assert stored[1]["scope"] == "all"
+
+
+def test_every_event_gets_an_id_of_its_own(server: RedisServer) -> None:
+    with relay.Publisher(server.url, prefix="ids:") as publisher:
+        assert len({publisher.publish(CID, custom={}) for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize("field", ["offset", "epoch", "call_cid"])
+def test_fields_of_the_relay_are_refused_before_anything_is_sent(
+    server: RedisServer, field: str
+) -> None:
+    with (
+        relay.Publisher(server.url, prefix="refused:") as publisher,
+        pytest.raises(BadInput, match=field),
+    ):
+        publisher.publish(CID, custom={}, **{field: "x"})
+    assert entries(server, "refused:") == []
+
+
+def test_a_redis_that_is_away_is_told(server: RedisServer) -> None:
+    with running() as gone:
+        publisher = relay.Publisher(gone.url)
+    with publisher, pytest.raises(redis.RedisError):
+        publisher.publish(CID, custom={})
