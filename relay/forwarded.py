@@ -37,4 +37,6 @@ def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
         parsed = ip_address(address)
     except ValueError:
         return False
+    # A socket that listens on both families shows an IPv4 peer as ::ffff:192.0.2.1.
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
     return any(parsed in network for network in trusted if network.version == parsed.version)

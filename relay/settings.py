@@ -7,6 +7,7 @@ prints this table; docs/settings.md is held equal to it by a test.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -223,6 +224,8 @@ def _check_ranges(settings: Settings) -> None:
         value = getattr(settings, field)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
+        if not math.isfinite(value):
+            raise SettingsError(f"{env_name(field)}={value} must be a number")
         if value < 0 or (value == 0 and field not in _ZERO_MEANS_OFF):
             raise SettingsError(f"{env_name(field)}={value} must be above 0")
     if settings.port > 65535:

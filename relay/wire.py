@@ -66,7 +66,7 @@ def _too_deep(what: str) -> BadInput:
 def _deeper_than(value: Any, limit: int) -> bool:
     """Tell whether containers nest deeper than ``limit``; level by level, so it cannot recurse."""
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             child
             for node in level

@@ -1,0 +1,174 @@
+"""The HTTP edges on the embedded broker, with a clock that stands still until it is told to move.
+
+What another module gives (who watches, whether Redis is well) is a fake of our own interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from prometheus_client import REGISTRY
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from relay import api, http, signing, tokens, wire
+from relay.broker import Broker, Limits, Store
+from relay.broker.memory import MemoryBroker, MemoryStore
+from relay.doors import Door
+from relay.errors import Unavailable, UnknownConnection
+from relay.events import Event, Publication
+from relay.ingress import load_sources, webhooks
+from relay.tokens import Keys
+
+KEY = "key"
+SECRET = "a secret of at least thirty-two bytes"
+OLD_SECRET = "the one before, just as long as it is"
+KEYS: Keys = {KEY: (SECRET, OLD_SECRET), "other-key": ("the secret of another key, long enough",)}
+NOW_NS = 1_800_000_000_000_000_000
+MAX_BYTES = 100_000
+
+
+class Clock:
+    """Nanoseconds since 1970, moved by hand."""
+
+    def __init__(self, now_ns: int = NOW_NS) -> None:
+        self.now_ns = now_ns
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def forward(self, seconds: float) -> None:
+        self.now_ns += int(seconds * 1e9)
+
+
+class Watches:
+    """The gateway's side: the connections of ``open`` exist, everything asked is written down."""
+
+    def __init__(self) -> None:
+        self.open = {"node-1-mac": "john"}
+        self.attached: list[tuple[str, str, str]] = []
+        self.away = False
+
+    async def attach(self, connection_id: str, user_id: str, cid: str) -> None:
+        if self.away:
+            raise Unavailable("the process that owns the connection does not answer")
+        if self.open.get(connection_id) != user_id:
+            raise UnknownConnection("connection_id is not an open socket of this user")
+        self.attached.append((connection_id, user_id, cid))
+
+
+class AwayBroker(MemoryBroker):
+    """A broker whose Redis is away while ``away`` is set."""
+
+    away = False
+
+    async def publish(self, event: Event) -> Publication:
+        if self.away:
+            raise Unavailable("redis does not answer: try again", retry_after=0.2)
+        return await super().publish(event)
+
+
+@dataclass
+class Edges:
+    """The composed edges, what they were made of, and a client."""
+
+    client: httpx.AsyncClient
+    app: ASGIApp
+    broker: AwayBroker
+    store: Store
+    clock: Clock
+    watches: Watches
+    problems: dict[str, str | None] = field(default_factory=dict)
+
+    async def published(self, cid: str) -> list[dict[str, Any]]:
+        """Return what the call's history holds, decoded."""
+        history = await self.broker.history(cid, 0)
+        return [wire.decode_object(entry.body) for entry in history.entries]
+
+    async def post(self, path: str, body: object = None, **kwargs: Any) -> httpx.Response:
+        """Post JSON as Stream's SDKs do: api_key in the query, the bare token in a header."""
+        content = b"" if body is None else wire.encode(body)
+        params = {"api_key": KEY} | kwargs.pop("params", {})
+        return await self.client.post(path, content=content, params=params, **kwargs)
+
+
+def token(user_id: str | None = None, secret: str = SECRET, **claims: Any) -> dict[str, str]:
+    """Return the headers of a request with a token: a server's without ``user_id``."""
+    issued = tokens.issue(secret, user_id=user_id, now=NOW_NS / 1e9, **claims)
+    return {"authorization": issued, "stream-auth-type": "jwt"}
+
+
+def signed(body: bytes, secret: str = SECRET, key: str = KEY, **more: str) -> dict[str, str]:
+    """Return the headers of a webhook as Stream sends them."""
+    return {
+        "x-signature": signing.stream_signature(body, secret),
+        "x-api-key": key,
+        "x-webhook-id": "0d6c2b44-8f4e-4a39-bb0a-1a2b3c4d5e6f",
+        "x-webhook-attempt": "1",
+        **more,
+    }
+
+
+def counted(metric: str, **labels: str) -> float:
+    """Return the value of a counter, 0 when it was never touched."""
+    return REGISTRY.get_sample_value(f"{metric}_total", labels) or 0.0
+
+
+def refused(door: str, reason: str) -> float:
+    """Return how often a door refused something for a reason."""
+    return counted("relay_refused", door=door, reason=reason)
+
+
+def compose(
+    *,
+    broker: Broker,
+    store: Store,
+    clock: Clock,
+    watches: Watches,
+    problems: Mapping[str, str | None],
+    sources: str = "",
+    origins: Collection[str] = ("*",),
+    **options: Any,
+) -> ASGIApp:
+    """Compose the edges as the application does."""
+
+    async def ready() -> Mapping[str, str | None]:
+        return problems
+
+    found = load_sources(sources, KEYS, max_bytes=MAX_BYTES, freshness_s=3600)
+    routes = [
+        *webhooks.routes(
+            sources=found, door=Door("webhook", broker), clock=clock, max_bytes=MAX_BYTES
+        ),
+        *api.routes(
+            keys=KEYS,
+            store=store,
+            door=Door("api", broker),
+            watches=watches,
+            clock=clock,
+            ready=ready,
+            max_bytes=MAX_BYTES,
+            **options,
+        ),
+    ]
+    app = Starlette(routes=routes, exception_handlers=http.exception_handlers())
+    app.router.redirect_slashes = False
+    return http.wrap_cors(app, origins)
+
+
+@asynccontextmanager
+async def edges(**options: Any) -> AsyncIterator[Edges]:
+    """Give the edges with a client; ``options`` go to ``compose``."""
+    clock, watches, store = Clock(), Watches(), MemoryStore()
+    problems: dict[str, str | None] = {}
+    broker = AwayBroker(Limits(), clock, "node")
+    app = compose(
+        broker=broker, store=store, clock=clock, watches=watches, problems=problems, **options
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://relay") as client:
+        yield Edges(client, app, broker, store, clock, watches, problems)
