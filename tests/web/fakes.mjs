@@ -1,0 +1,171 @@
+/** A clock, a socket and a page that do only what a test tells them to. No waiting, no network. */
+import { Relay } from "../../web/relay.js";
+
+/** Timers that fire when `advance` passes them, in order. */
+export class FakeClock {
+  #now = 1_000_000;
+  #timers = new Map();
+  #next = 1;
+
+  now = () => this.#now;
+  setTimeout = (fn, ms) => {
+    const handle = this.#next++;
+    this.#timers.set(handle, { at: this.#now + ms, fn });
+    return handle;
+  };
+  clearTimeout = (handle) => void this.#timers.delete(handle);
+
+  get armed() {
+    return this.#timers.size;
+  }
+
+  /** Move on by `ms`, running what is due and the promises that follow from it. */
+  async advance(ms) {
+    const end = this.#now + ms;
+    for (;;) {
+      const due = [...this.#timers].filter(([, { at }]) => at <= end).sort(([a, x], [b, y]) => x.at - y.at || a - b)[0];
+      if (!due) break;
+      this.#timers.delete(due[0]);
+      this.#now = Math.max(this.#now, due[1].at);
+      due[1].fn();
+      await settle();
+    }
+    this.#now = end;
+    await settle();
+  }
+}
+
+/** Let every promise that can go on go on. */
+export async function settle() {
+  for (let i = 0; i < 20; i += 1) await null;
+}
+
+/** The relay's side of a socket: what it received, and what it says. */
+export class FakeSocket {
+  received = [];
+  closed = false;
+
+  constructor(url) {
+    this.url = url;
+  }
+
+  send(text) {
+    if (this.closed) throw new Error("closed");
+    this.received.push(JSON.parse(text));
+  }
+
+  close() {
+    this.closed = true;
+  }
+
+  say(frame) {
+    this.onmessage?.({ data: typeof frame === "string" ? frame : JSON.stringify(frame) });
+  }
+
+  cut(code = 1006) {
+    this.closed = true;
+    this.onclose?.({ code });
+  }
+
+  of(type) {
+    return this.received.filter((frame) => frame.type === type);
+  }
+
+  last(type) {
+    return this.of(type).at(-1);
+  }
+
+  /** Finish the login. */
+  accept() {
+    this.onopen?.();
+    this.say({ type: "connection.ok", connection_id: "c1", me: { id: "ada", name: "Ada" } });
+  }
+
+  /** Answer the last call.watch. */
+  watching({ epoch = "e1", offset = 0, recovered } = {}) {
+    const { id, call_cid } = this.last("call.watch");
+    this.say({ type: "call.watching", id, call_cid, epoch, offset, recovered });
+  }
+
+  event(offset, extra = {}) {
+    this.say({
+      type: "custom", call_cid: CID, created_at: "2026-01-01T00:00:00Z", custom: { n: offset },
+      user: { id: "bob", name: "Bob" }, event_id: `id-${offset}`, epoch: "e1", offset, ...extra,
+    });
+  }
+
+  sent(frame, position = { epoch: "e1", offset: 1 }) {
+    this.say({ type: "call.sent", id: frame.id, call_cid: frame.call_cid, event_id: frame.event_id, ...position });
+  }
+
+  refuse(frame, code, status, message = "no") {
+    this.say({ type: "error", id: frame.id, error: errorBody(code, status, message) });
+  }
+}
+
+export const CID = "default:demo";
+
+export function errorBody(code, status, message = "no") {
+  return { code, message, StatusCode: status, duration: "0ms", more_info: "", details: [] };
+}
+
+/** Something with addEventListener, and `fire(name)`. */
+export class FakeTarget extends EventTarget {
+  visibilityState = "visible";
+  fire(name) {
+    this.dispatchEvent(new Event(name));
+  }
+}
+
+/**
+ * A Relay whose world is fake. `random` is the value Math.random would give.
+ * Returns {relay, clock, sockets, states, errors, window, document, world}.
+ */
+export function setUp(options = {}) {
+  const clock = new FakeClock();
+  const sockets = [];
+  const states = [];
+  const errors = [];
+  const world = { random: 0.5, ids: 0 };
+  const window = new FakeTarget();
+  const document = new FakeTarget();
+  class Socket extends FakeSocket {
+    constructor(url) {
+      super(url);
+      sockets.push(this);
+    }
+  }
+  const relay = new Relay({
+    url: "http://relay.test", apiKey: "demo", user: { id: "ada", name: "Ada" },
+    ...("tokenProvider" in options ? {} : { token: "t1" }),
+    WebSocket: Socket, clock, window, document, random: () => world.random,
+    newId: () => `new-${(world.ids += 1)}`, onListenerError: (error) => errors.push(error), ...options,
+  });
+  relay.on("state", (state) => states.push(state));
+  return { relay, clock, sockets, states, errors, window, document, world };
+}
+
+/** The same, connected and watching CID from offset 0. */
+export async function setUpWatching(options = {}) {
+  const world = setUp(options);
+  const call = world.relay.watch(CID);
+  const seen = [];
+  const gaps = [];
+  const recovered = [];
+  call.on("event", (event, meta) => seen.push({ n: event.offset ?? event.custom.n, missed: meta.missed }));
+  call.on("gap", (gap) => gaps.push(gap));
+  call.on("recovered", (facts) => recovered.push(facts));
+  await settle();
+  world.sockets[0].accept();
+  world.sockets[0].watching();
+  return { ...world, call, seen, gaps, recovered };
+}
+
+/** Cut the newest socket, wait for the retry, log in again; returns the new socket. */
+export async function reconnect({ sockets, clock, states }, code = 1006) {
+  sockets.at(-1).cut(code);
+  await clock.advance(states.at(-1).retryIn);
+  const socket = sockets.at(-1);
+  socket.accept();
+  return socket;
+}

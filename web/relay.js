@@ -1,0 +1,818 @@
+/**
+ * The Relay client: watch calls, receive their events, send your own, over one WebSocket.
+ *
+ *   import { Relay } from "/relay.js";
+ *
+ *   const { user, token } = await Relay.guest({ apiKey: "demo", user: { id: "ada", name: "Ada" } });
+ *   const relay = new Relay({ apiKey: "demo", user, token });
+ *   const call = relay.watch("default:demo");
+ *   call.on("event", (event) => console.log(event.user?.name, event.custom));
+ *   await call.send({ "render-animation": "balloons" });
+ *
+ * It reconnects by itself (full jitter, capped), continues every call from its last position,
+ * drops repeats, repeats a `send` whose answer was lost under the same event_id, and says so
+ * (`gap`) when something was lost for good. Every queue is bounded and every wait is limited.
+ *
+ * No dependency, no build step. Browsers, and Node 20 or newer with `WebSocket` from `ws`.
+ * Types: relay.d.ts. The wire protocol: docs/protocol.md.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+
+/** Waits, in milliseconds. Each can be set with `new Relay({ timing: { … } })`. */
+export const TIMING = Object.freeze({
+  connect: 15_000, // from dialling to connection.ok
+  token: 10_000, // for the token provider to answer
+  ping: 22_000, // of silence before we ask; the relay speaks every 20 s by itself
+  silence: 30_000, // of silence before the connection is given up
+  probe: 5_000, // for an answer after waking up or going offline
+  backoffBase: 500, // the first wait is random in [0, base]
+  backoffMax: 20_000, // and no wait is longer than this (plus a close code's own minimum)
+  stable: 10_000, // a connection this old makes the next wait start from the base again
+  send: 30_000, // a send is answered, or rejected, within this
+  command: 10_000, // a watch or a token refresh is answered, or tried again, within this
+});
+
+/** Bounds. `pending`: unanswered sends; `seen`: event ids remembered per call. */
+const LIMITS = Object.freeze({ pending: 256, calls: 1000, seen: 2048, frameBytes: 60 * 1024 });
+/** Commands a socket may write: a little below the relay's own limit (burst 100, then 20/s). */
+const PACE = Object.freeze({ burst: 80, perSecond: 16 });
+
+/** What to do at each close code; `floor` is the shortest wait in ms. Anything else: retry. */
+const CLOSE_CODES = Object.freeze({
+  1001: { action: "retry", floor: 0, reason: "the relay is shutting down" },
+  1006: { action: "retry", floor: 0, reason: "the connection was cut" },
+  1011: { action: "retry", floor: 500, reason: "the relay had an internal error" },
+  1012: { action: "retry", floor: 0, reason: "the relay is restarting" },
+  1013: { action: "retry", floor: 500, reason: "the relay asks to try again later" },
+  4001: { action: "token", floor: 0, reason: "the token expired" },
+  4002: { action: "retry", floor: 0, reason: "the login came too late" },
+  4003: { action: "retry", floor: 5_000, reason: "too many commands" },
+  4004: { action: "stop", floor: 0, reason: "the relay refused the connection" },
+});
+const TOKEN_EXPIRED = 40;
+/** A browser does not tell its page which of the two it was: both are 1006 without a handshake. */
+const NOT_REACHED = "the relay cannot be reached, or does not allow this page";
+
+/**
+ * Every error of this client.
+ *
+ * `code` is the relay's number (40 token expired, 17 not allowed, 22 too big, 9 rate limited, …)
+ * or one of this client's words (`timeout`, `queue_full`, `disconnected`, `closed`, `bad_input`, `network`).
+ * `status` is the HTTP status that belongs to it, 0 when there is none. A rejected `send` also
+ * has `eventId`, and `outcome`: `unsent`, `refused`, or `unknown` (it may have been published;
+ * sending again with the same `eventId` cannot publish it twice).
+ */
+export class RelayError extends Error {
+  constructor(message, { code, status = 0, ...facts }) {
+    super(message);
+    this.name = "RelayError";
+    this.code = code;
+    this.status = status;
+    Object.assign(this, facts);
+  }
+
+  /** From the six-key error body of an HTTP answer or an error frame. */
+  static from(body, facts = {}) {
+    return new RelayError(String(body?.message ?? "refused without a reason"), {
+      code: body?.code ?? -1, status: body?.StatusCode ?? 0, ...facts,
+    });
+  }
+
+  /** Whether the same request may succeed later, unchanged. */
+  get temporary() {
+    return this.code === 9 || this.status === 429 || this.status >= 500;
+  }
+}
+
+/**
+ * Return what to do after a close: `{action: "retry" | "token" | "stop", floor, reason}`.
+ * `refusal` is the RelayError of a connection.error frame, when one came before the close.
+ */
+export function adviseClose(code, refusal = null) {
+  const known = CLOSE_CODES[refusal ? 4004 : code];
+  const advice = known ?? { action: "retry", floor: 0, reason: `closed with code ${code}` };
+  if (!refusal) return advice;
+  return { ...advice, reason: refusal.message, action: refusal.code === TOKEN_EXPIRED ? "token" : "stop" };
+}
+
+/** Return the wait in ms before try number `attempt` (from 0): full jitter under a doubling cap. */
+export function retryDelay(attempt, random, { backoffBase, backoffMax } = TIMING, floor = 0) {
+  return floor + random() * Math.min(backoffMax, backoffBase * 2 ** Math.min(attempt, 30));
+}
+
+/** Named listeners. One that throws, or whose promise rejects, is reported and disturbs nobody. */
+class Emitter {
+  #listeners = new Map();
+  #report;
+
+  constructor(report) {
+    this.#report = report;
+  }
+
+  /** Call `fn` for every `name`; returns a function that ends it. */
+  on(name, fn) {
+    if (typeof fn !== "function") throw new TypeError("a listener must be a function");
+    const entry = { fn }; // the same function may listen twice
+    if (!this.#listeners.has(name)) this.#listeners.set(name, new Set());
+    this.#listeners.get(name).add(entry);
+    return () => void this.#listeners.get(name)?.delete(entry);
+  }
+
+  /** @internal */
+  _emit(name, ...args) {
+    for (const { fn } of [...(this.#listeners.get(name) ?? [])]) {
+      try {
+        const result = fn(...args);
+        if (typeof result?.then === "function") result.then(undefined, this.#report);
+      } catch (error) {
+        this.#report(error);
+      }
+    }
+  }
+}
+
+/** The values of the last `limit` keys. */
+class Recent {
+  #values = new Map();
+
+  constructor(limit) {
+    this.limit = limit;
+  }
+
+  /** Remember `value` under `key`; return the one remembered before, or undefined. */
+  swap(key, value) {
+    const before = this.#values.get(key);
+    this.#values.set(key, value);
+    if (this.#values.size > this.limit) this.#values.delete(this.#values.keys().next().value);
+    return before;
+  }
+}
+
+/** Names that `Call.on` gives a meaning; an event type that is spelt like one is only an `event`. */
+const OWN_NAMES = new Set(["event", "watching", "watchers", "gap", "position", "recovered", "error"]);
+
+/**
+ * One watched call. Made by `relay.watch(cid)`.
+ *
+ * Listeners (`call.on(name, fn)`, returns a function that ends it):
+ * - `event` and any event type, e.g. `custom`: `(event, {missed})`; `missed` marks what happened
+ *   while we were away and was delivered afterwards.
+ * - `watchers`: `({count, users})`, at most 50 users.
+ * - `gap`: `({from, to})`: something between these positions is lost for good; live goes on.
+ * - `recovered`: `({count, from, to})`: after a reconnect, all that was missed has been delivered.
+ * - `position`: `({epoch, offset})`, after the event's listeners: store it, give it as `since`.
+ * - `watching`: `({epoch, offset, recovered})`; `error`: the relay refused the watch.
+ */
+export class Call extends Emitter {
+  #relay;
+  #recent = new Recent(LIMITS.seen);
+  #replay = null; // {from, top, count} between call.watching and the last missed event
+  cid;
+  /** `pending` (not yet, or not any more, on this connection), `watching`, `refused`, `ended`. */
+  state = "pending";
+  /** The last position delivered, or null. */
+  position = null;
+  /** The last known watchers. */
+  watchers = { count: 0, users: [] };
+
+  /** @internal */
+  constructor(relay, cid, since, report) {
+    super(report);
+    this.#relay = relay;
+    this.cid = cid;
+    this.position = since ? { epoch: since.epoch, offset: since.offset } : null;
+  }
+
+  /** Send a custom event to this call; see `Relay.send`. */
+  send(custom, options) {
+    return this.#relay.send(this.cid, custom, options);
+  }
+
+  /** Stop receiving. This object ends; watch the call again for a new one. */
+  unwatch() {
+    this.#relay._unwatch(this);
+  }
+
+  /** @internal The connection went away: what comes next starts with another call.watching. */
+  _pause() {
+    if (this.state === "watching") this.state = "pending";
+    this.#replay = null;
+  }
+
+  /** @internal The relay answered call.watching. */
+  _watching({ epoch, offset, recovered }) {
+    const from = this.position;
+    const top = { epoch, offset };
+    this.state = "watching";
+    this._emit("watching", { ...top, recovered });
+    if (from === null || recovered !== true) this.#moveTo(top);
+    if (from === null) return;
+    if (recovered !== true) return this._emit("gap", { from, to: top });
+    // The position must not run ahead of what was delivered: a second cut would lose the rest.
+    this.#replay = { from, top, count: 0 };
+    if (offset <= from.offset) this.#finishReplay();
+  }
+
+  /** @internal The relay could not fill a gap on the live connection (call.position). */
+  _moved({ epoch, offset, recovered }) {
+    const from = this.position;
+    this.#replay = null;
+    this.#moveTo({ epoch, offset });
+    if (recovered === false) this._emit("gap", { from, to: this.position });
+  }
+
+  /** @internal An event of this call. Returns false when it was a repeat. */
+  _event(event) {
+    if (this.state !== "watching") return false; // before the answer to our watch: not ours yet
+    const kept = event.offset !== undefined;
+    if (kept && event.epoch === this.position?.epoch && event.offset <= this.position.offset) return false;
+    const isNew = !this.#isRepeat(event, kept);
+    const missed = kept && this.#replay !== null;
+    const lost = kept && event.epoch === this.position?.epoch && event.offset > this.position.offset + 1;
+    if (lost) this._emit("gap", { from: this.position, to: { epoch: event.epoch, offset: event.offset - 1 } });
+    if (isNew) this.#deliver(event, { missed });
+    if (kept) this.#advance(event, missed && isNew);
+    return isNew;
+  }
+
+  /**
+   * An event_id belongs to its sender. Where no sender is named (webhooks), two events may carry
+   * the same id: in one epoch the offset tells them apart, across epochs the id is all there is.
+   */
+  #isRepeat(event, kept) {
+    if (event.event_id === undefined) return false;
+    const epoch = kept ? event.epoch : null;
+    const before = this.#recent.swap(`${event.user?.id ?? event.type}\n${event.event_id}`, epoch);
+    if (before === undefined) return false;
+    return event.user?.id !== undefined || !kept || before !== epoch;
+  }
+
+  #deliver(event, meta) {
+    this._emit("event", event, meta);
+    if (!OWN_NAMES.has(event.type)) this._emit(event.type, event, meta);
+  }
+
+  #advance({ epoch, offset }, counts) {
+    this.#moveTo({ epoch, offset });
+    if (this.#replay === null) return;
+    if (counts) this.#replay.count += 1;
+    if (offset >= this.#replay.top.offset) this.#finishReplay();
+  }
+
+  #finishReplay() {
+    const { from, top, count } = this.#replay;
+    this.#replay = null;
+    // Nothing was missed: the relay's name for this place is the one that stays valid longest.
+    if (top.offset === this.position.offset && top.epoch !== this.position.epoch) this.#moveTo(top);
+    this._emit("recovered", { count, from, to: top });
+  }
+
+  #moveTo(position) {
+    this.position = position;
+    this._emit("position", position);
+  }
+}
+
+/** A random id for an event. `crypto.randomUUID` is missing on plain-http pages; this is not. */
+export function newEventId() {
+  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** An error listener's exception belongs in the console, not in the client. */
+function reportListenerError(error) {
+  if (typeof globalThis.reportError === "function") globalThis.reportError(error);
+  else console.error(error);
+}
+
+const systemClock = {
+  now: () => Date.now(),
+  setTimeout: (fn, ms) => globalThis.setTimeout(fn, ms),
+  clearTimeout: (handle) => globalThis.clearTimeout(handle),
+};
+
+/** `http(s)://host/prefix/` → the same without the slash, or a RelayError. */
+function cleanBase(url) {
+  const base = String(url ?? globalThis.location?.origin ?? "").replace(/\/+$/, "");
+  if (!/^https?:\/\/./.test(base)) throw new RelayError(`not an http(s) URL: "${base}"`, { code: "bad_input" });
+  return base;
+}
+
+/**
+ * A connection to the relay, kept up until `close()`. It dials by itself.
+ *
+ * Options: `url` (http(s) base, default: the page's origin), `apiKey`, `user` ({id, name?, image?}),
+ * and `token` (a JWT) or `tokenProvider` (`async () => token`, or `{token, user}` when the user
+ * changes with it; asked at start without `token`, and whenever the relay says it expired).
+ * For Node: `WebSocket`. For tests: `timing`, `clock` ({now, setTimeout, clearTimeout}), `random`,
+ * `newId`, `window`, `document`, `onListenerError`.
+ *
+ * Listeners (`relay.on(name, fn)`): `state` ({state, previous, reason, closeCode, error, attempt,
+ * retryIn, retryAt}; the last two in ms, when waiting), `event` (every event of every call, repeats
+ * dropped, and events about no call), `error` (an error frame that answers nothing we asked).
+ */
+export class Relay extends Emitter {
+  #options;
+  #base;
+  #timing;
+  #clock;
+  #token;
+  #usedToken = null; // the one the relay judged last
+  #socket = null;
+  #round = 0; // counts dials; what an older one still awaits is dropped
+  #attempt = 0; // failures since the last stable connection
+  #refusal = null; // from a connection.error frame, until the close that follows it
+  #heard = 0; // when the last frame came
+  #answered = false; // whether one came since the last probe
+  #calls = new Map(); // cid → Call
+  #sends = new Map(); // command id → unanswered send
+  #asked = new Map(); // command id → what to do with the answer, this connection only
+  #queue = []; // frames that wait for the pace, this connection only
+  #allowance = { left: 0, at: 0 };
+  #timers = new Map();
+  #commandId = 0;
+  #stopListening = [];
+
+  /** `connecting`, `open`, `waiting` (for the next try) or `closed` (by you, or refused). */
+  state = "connecting";
+  /** The user as the relay knows us, once connected; before that, as given. */
+  user;
+  connectionId = null;
+
+  constructor(options) {
+    const { apiKey, token, tokenProvider, WebSocket = globalThis.WebSocket, random = Math.random, newId = newEventId } = options;
+    super(options.onListenerError ?? reportListenerError);
+    if (!apiKey) throw new RelayError("apiKey is missing", { code: "bad_input" });
+    if (!token && !tokenProvider) throw new RelayError("give a token or a tokenProvider", { code: "bad_input" });
+    if (!WebSocket) throw new RelayError("no WebSocket here: give the class of the ws package", { code: "bad_input" });
+    this.#options = { ...options, WebSocket, random, newId };
+    this.#base = cleanBase(options.url);
+    this.#timing = { ...TIMING, ...options.timing };
+    this.#clock = options.clock ?? systemClock;
+    this.#token = token ?? null;
+    this.user = options.user ?? null;
+    this.#listenToThePage();
+    queueMicrotask(() => this.#round === 0 && this.state === "connecting" && this.#dial());
+  }
+
+  /**
+   * Log in as a guest: `{user, token}` for `new Relay`. The relay may change the user's id.
+   * Throws RelayError: the relay's refusal, or `network` / `timeout`.
+   */
+  static async guest({ url, apiKey, user, fetch = globalThis.fetch, timeout = TIMING.token }) {
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), timeout);
+    try {
+      const answer = await fetch(`${cleanBase(url)}/video/guest?api_key=${encodeURIComponent(apiKey)}`, {
+        method: "POST",
+        headers: { "content-type": "application/json", "stream-auth-type": "anonymous" },
+        body: JSON.stringify({ user }),
+        signal: abort.signal,
+      });
+      const body = await answer.json().catch(() => null); // a proxy's error page is not JSON
+      if (!answer.ok || !body) throw RelayError.from({ message: `HTTP ${answer.status}`, StatusCode: answer.status, ...body });
+      return { user: body.user, token: body.access_token };
+    } catch (error) {
+      if (error instanceof RelayError) throw error;
+      const late = abort.signal.aborted;
+      const message = late ? "the relay did not answer in time" : "the relay cannot be reached";
+      throw new RelayError(message, { code: late ? "timeout" : "network", cause: error });
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Sends without an answer so far. */
+  get pending() {
+    return this.#sends.size;
+  }
+
+  /** Dial now: instead of waiting, or again after `closed`. Does nothing while connected. */
+  connect() {
+    if (this.state === "open" || (this.state === "connecting" && this.#round > 0)) return;
+    if (this.state === "closed") {
+      this.#attempt = 0;
+      this.#listenToThePage();
+    }
+    this.#dial();
+  }
+
+  /** Close for good (until `connect()`). Unanswered sends are rejected, calls stay for a later `connect()`. */
+  close() {
+    this.#stop(new RelayError("closed by this client", { code: "closed" }));
+  }
+
+  /**
+   * Use `token` from now on. On an open connection the promise ends with the relay's answer;
+   * otherwise the token serves the next dial, which follows at once if the old one was refused.
+   */
+  refreshToken(token) {
+    const before = this.#token;
+    this.#token = token;
+    if (this.state !== "open") {
+      this.connect();
+      return Promise.resolve();
+    }
+    return new Promise((resolve, reject) => {
+      const ok = () => {
+        this.#usedToken = token;
+        resolve();
+      };
+      const failed = (error) => {
+        if (this.#token === token) this.#token = before; // or the next dial would be refused with it
+        reject(error);
+      };
+      const late = () => failed(new RelayError("the relay did not answer in time", { code: "timeout" }));
+      this.#ask({ type: "token.refresh", token }, { ok, failed, late, cut: resolve });
+    });
+  }
+
+  /**
+   * Watch a call. `since` ({epoch, offset}, from an earlier `position`) asks for what came after it.
+   * Watching the same call twice gives the same Call. Throws RelayError `queue_full` beyond 1 000 calls.
+   */
+  watch(cid, { since } = {}) {
+    const known = this.#calls.get(cid);
+    if (known) return known;
+    if (this.#calls.size >= LIMITS.calls) throw new RelayError("too many calls", { code: "queue_full" });
+    const call = new Call(this, cid, since, this.#options.onListenerError ?? reportListenerError);
+    this.#calls.set(cid, call);
+    if (this.state === "open") this.#askToWatch(call);
+    return call;
+  }
+
+  /** @internal */
+  _unwatch(call) {
+    if (this.#calls.get(call.cid) !== call) return;
+    this.#calls.delete(call.cid);
+    this.#disarm(`watch ${call.cid}`);
+    if (this.state === "open" && call.state !== "refused") {
+      this.#write({ type: "call.unwatch", id: ++this.#commandId, call_cid: call.cid });
+    }
+    call.state = "ended";
+  }
+
+  /**
+   * Send a custom event; resolves with {event_id, epoch, offset} once it is published (no position
+   * when `volatile`). It waits for a connection; if the answer is lost it is repeated under the same
+   * `eventId` (default: a random one), so it is published once. A volatile event is never repeated.
+   * Rejects with RelayError: refused by the relay, `timeout`, `queue_full`, `disconnected`, `closed`, `bad_input`.
+   */
+  send(cid, custom, { volatile = false, eventId = this.#options.newId() } = {}) {
+    const fail = (message, code) => Promise.reject(new RelayError(message, { code, eventId, outcome: "unsent" }));
+    if (this.state === "closed") return fail("the connection is closed", "closed");
+    if (this.#sends.size >= LIMITS.pending) return fail(`${LIMITS.pending} events wait already`, "queue_full");
+    const id = ++this.#commandId;
+    let text;
+    try {
+      text = JSON.stringify({ type: "call.send", id, call_cid: cid, custom, volatile, event_id: eventId });
+    } catch {
+      return fail("custom is not JSON", "bad_input");
+    }
+    // A frame too big would cost us the connection; the finer limit on custom is the relay's to judge.
+    if (new TextEncoder().encode(text).length > LIMITS.frameBytes) return fail("the event is too big", "bad_input");
+    return new Promise((resolve, reject) => {
+      const entry = { id, text, eventId, volatile, resolve, reject, sent: false, tries: 0 };
+      const late = () => this.#rejectSend(entry, "no answer in time", "timeout");
+      entry.deadline = this.#clock.setTimeout(late, this.#timing.send);
+      this.#sends.set(id, entry);
+      if (this.state === "open") this.#write(entry);
+    });
+  }
+
+  // --- dialling -------------------------------------------------------------------------------
+
+  async #dial() {
+    const round = ++this.#round;
+    this.#disarm("retry");
+    this.#setState("connecting");
+    try {
+      await this.#needToken();
+    } catch (error) {
+      if (round === this.#round) this.#lost({ reason: "no token", error });
+      return;
+    }
+    if (round === this.#round) this.#openSocket();
+  }
+
+  async #needToken() {
+    if (this.#token) return;
+    const late = new RelayError("the token provider did not answer in time", { code: "timeout" });
+    let timer;
+    const grant = await new Promise((resolve, reject) => {
+      timer = this.#clock.setTimeout(() => reject(late), this.#timing.token);
+      Promise.resolve().then(() => this.#options.tokenProvider()).then(resolve, reject);
+    }).finally(() => this.#clock.clearTimeout(timer));
+    if (this.#token) return; // refreshToken() was faster
+    this.#token = typeof grant === "string" ? grant : grant?.token;
+    if (!this.#token) throw new RelayError("the token provider gave no token", { code: "bad_input" });
+    if (grant.user) this.user = grant.user;
+  }
+
+  #openSocket() {
+    let socket;
+    try {
+      const query = new URLSearchParams({ api_key: this.#options.apiKey, "stream-auth-type": "jwt" });
+      socket = new this.#options.WebSocket(`${this.#base.replace(/^http/, "ws")}/video/connect?${query}`);
+    } catch (error) {
+      return this.#lost({ reason: "the browser refuses this address", error });
+    }
+    this.#socket = socket;
+    let reached = false;
+    socket.onopen = () => {
+      reached = true;
+      this.#login();
+    };
+    socket.onmessage = ({ data }) => this.#receive(data);
+    socket.onclose = ({ code }) => this.#closed(code, reached);
+    socket.onerror = () => {}; // the close that follows says all there is
+    this.#arm("connect", this.#timing.connect, () => this.#lost({ reason: "the relay did not answer in time" }));
+  }
+
+  #login() {
+    const { id, name, image, custom } = this.user ?? {};
+    this.#usedToken = this.#token;
+    this.#sendNow({ token: this.#token, products: ["video"], user_details: { id, name, image, custom } });
+  }
+
+  #opened({ connection_id: connectionId, me }) {
+    this.#disarm("connect");
+    this.connectionId = connectionId;
+    if (me) this.user = me;
+    this.#allowance = { left: PACE.burst, at: this.#clock.now() };
+    this.#arm("stable", this.#timing.stable, () => (this.#attempt = 0));
+    this.#watchSilence();
+    const calls = [...this.#calls.values()].filter((call) => call.state === "pending");
+    const sends = [...this.#sends.values()];
+    this.#setState("open"); // what its listeners watch and send is asked by itself
+    if (this.state !== "open") return;
+    calls.forEach((call) => this.#askToWatch(call));
+    sends.forEach((entry) => this.#write(entry));
+  }
+
+  #closed(code, reached) {
+    const advice = adviseClose(code, this.#refusal);
+    const reason = reached ? advice.reason : NOT_REACHED;
+    const expired = advice.action === "token";
+    if (expired && this.#token === this.#usedToken) this.#token = null;
+    const renewable = expired && (this.#token ?? this.#options.tokenProvider);
+    if (advice.action === "retry" || renewable) return this.#lost({ ...advice, reason, closeCode: code });
+    const failure = this.#refusal ?? new RelayError(reason, { code: code === 4001 ? TOKEN_EXPIRED : "closed" });
+    this.#stop(Object.assign(failure, { closeCode: code }));
+  }
+
+  /** The connection, or the try, is over: clean up and wait for the next. */
+  #lost({ reason, closeCode = null, error = this.#refusal, floor = 0 }) {
+    this.#tearDown();
+    const delay = retryDelay(this.#attempt, this.#options.random, this.#timing, floor);
+    this.#attempt += 1;
+    this.#arm("retry", delay, () => this.#dial());
+    this.#setState("waiting", { reason, closeCode, error, retryIn: delay, retryAt: this.#clock.now() + delay });
+  }
+
+  #stop(error) {
+    if (this.state === "closed") return;
+    this.#round += 1;
+    this.#tearDown();
+    this.#stopListening.splice(0).forEach((stop) => stop());
+    this.#setState("closed", { reason: error.message, closeCode: error.closeCode ?? null, error });
+    for (const entry of [...this.#sends.values()]) this.#rejectSend(entry, error.message, error.code, error.status);
+  }
+
+  /** Leave nothing of this connection behind but the calls and the sends that may be repeated. */
+  #tearDown() {
+    for (const name of [...this.#timers.keys()]) this.#disarm(name);
+    this.#leaveSocket();
+    this.#refusal = null;
+    this.connectionId = null;
+    this.#queue = [];
+    const asked = [...this.#asked.values()];
+    this.#asked.clear();
+    asked.forEach(({ cut }) => cut?.());
+    for (const call of this.#calls.values()) call._pause();
+    for (const entry of [...this.#sends.values()]) {
+      if (entry.volatile && entry.sent) this.#rejectSend(entry, "the connection was cut before the answer", "disconnected");
+      this.#clock.clearTimeout(entry.again);
+    }
+  }
+
+  #leaveSocket() {
+    const socket = this.#socket;
+    this.#socket = null;
+    if (socket === null) return;
+    socket.onopen = socket.onmessage = socket.onclose = null; // a late frame of it is nobody's
+    try {
+      socket.close();
+    } catch {
+      // It was never open; nothing to close.
+    }
+  }
+
+  #setState(state, facts = {}) {
+    const previous = this.state;
+    this.state = state;
+    const none = { reason: null, closeCode: null, error: null, retryIn: null, retryAt: null };
+    this._emit("state", { state, previous, attempt: this.#attempt, ...none, ...facts });
+  }
+
+  // --- frames in ------------------------------------------------------------------------------
+
+  #receive(text) {
+    this.#heard = this.#clock.now();
+    this.#answered = true;
+    let frame;
+    try {
+      frame = JSON.parse(text);
+    } catch {
+      return; // not ours to judge, and no reason to lose the connection
+    }
+    if (frame === null || typeof frame !== "object") return;
+    const handle = this.#handlers[frame.type];
+    if (handle) handle(frame);
+    else this.#event(frame);
+  }
+
+  #handlers = Object.assign(Object.create(null), {
+    "connection.ok": (frame) => this.state === "connecting" && this.#opened(frame),
+    "connection.error": (frame) => frame.call_cid === undefined && (this.#refusal = RelayError.from(frame.error)),
+    "health.check": () => {},
+    "call.watching": (frame) => this.#answer(frame),
+    "call.unwatched": () => {},
+    "call.sent": (frame) => this.#sentAnswer(frame),
+    "call.position": (frame) => this.#calls.get(frame.call_cid)?._moved(frame),
+    "call.watchers": (frame) => this.#watchersChanged(frame),
+    "token.refreshed": (frame) => this.#answer(frame),
+    error: (frame) => this.#refused(frame),
+  });
+
+  #event(event) {
+    if (typeof event.type !== "string") return;
+    const call = this.#calls.get(event.call_cid);
+    if (event.call_cid === undefined || call?._event(event)) this._emit("event", event);
+  }
+
+  #watchersChanged({ call_cid: cid, count, users }) {
+    const call = this.#calls.get(cid);
+    if (!call) return;
+    call.watchers = { count, users: Array.isArray(users) ? users : [] };
+    call._emit("watchers", call.watchers);
+  }
+
+  #answer(frame) {
+    const asked = this.#asked.get(frame.id);
+    this.#settle(frame.id);
+    asked?.ok(frame);
+  }
+
+  #sentAnswer({ id, event_id, epoch, offset }) {
+    const entry = this.#sends.get(id);
+    if (!entry) return;
+    this.#forgetSend(entry);
+    entry.resolve({ event_id, epoch, offset });
+  }
+
+  #refused(frame) {
+    const error = RelayError.from(frame.error);
+    const entry = this.#sends.get(frame.id);
+    const asked = this.#asked.get(frame.id);
+    this.#settle(frame.id);
+    if (entry) this.#sendRefused(entry, error);
+    else if (asked) asked.failed(error);
+    else this._emit("error", error);
+  }
+
+  // --- frames out -----------------------------------------------------------------------------
+
+  /** Send a command; `then` = {ok, failed, late, cut}: exactly one is called. */
+  #ask(command, then) {
+    const id = ++this.#commandId;
+    this.#asked.set(id, then);
+    this.#arm(`ask ${id}`, this.#timing.command, () => {
+      this.#settle(id);
+      then.late();
+    });
+    this.#write({ ...command, id });
+  }
+
+  #settle(id) {
+    this.#asked.delete(id);
+    this.#disarm(`ask ${id}`);
+  }
+
+  #askToWatch(call, tries = 0) {
+    if (this.#calls.get(call.cid) !== call) return;
+    const wait = retryDelay(tries + 1, this.#options.random, this.#timing);
+    const again = () => this.#arm(`watch ${call.cid}`, wait, () => this.#askToWatch(call, tries + 1));
+    this.#ask({ type: "call.watch", call_cid: call.cid, since: call.position ?? undefined }, {
+      ok: (frame) => this.#calls.get(call.cid) === call && call._watching(frame),
+      failed: (error) => (error.temporary ? again() : this.#watchRefused(call, error)),
+      late: again,
+    });
+  }
+
+  #watchRefused(call, error) {
+    if (this.#calls.get(call.cid) !== call) return;
+    call.state = "refused";
+    call._emit("error", error);
+  }
+
+  /** What is temporary is tried again under the same event_id until the deadline. */
+  #sendRefused(entry, error) {
+    if (!error.temporary) {
+      this.#forgetSend(entry);
+      return entry.reject(Object.assign(error, { eventId: entry.eventId, outcome: "refused" }));
+    }
+    entry.tries += 1;
+    entry.again = this.#clock.setTimeout(
+      () => this.state === "open" && this.#write(entry),
+      retryDelay(entry.tries, this.#options.random, this.#timing),
+    );
+  }
+
+  #rejectSend(entry, message, code, status = 0) {
+    this.#forgetSend(entry);
+    entry.reject(new RelayError(message, { code, status, eventId: entry.eventId, outcome: entry.sent ? "unknown" : "unsent" }));
+  }
+
+  #forgetSend(entry) {
+    this.#sends.delete(entry.id);
+    this.#clock.clearTimeout(entry.deadline);
+    this.#clock.clearTimeout(entry.again);
+  }
+
+  /** Queue a frame (an object) or a send (its entry) at the pace the relay allows. */
+  #write(item) {
+    this.#queue.push(item);
+    this.#pump();
+  }
+
+  #pump() {
+    const now = this.#clock.now();
+    const gained = (Math.max(0, now - this.#allowance.at) / 1000) * PACE.perSecond;
+    this.#allowance = { left: Math.min(PACE.burst, this.#allowance.left + gained), at: now };
+    while (this.#queue.length > 0 && this.#allowance.left >= 1) {
+      const item = this.#queue.shift();
+      const isSend = "deadline" in item;
+      if (isSend && !this.#sends.has(item.id)) continue; // its deadline passed while it waited
+      if (isSend) item.sent = true;
+      this.#allowance.left -= 1;
+      this.#sendNow(isSend ? item.text : item);
+    }
+    if (this.#queue.length > 0) this.#arm("pump", ((1 - this.#allowance.left) / PACE.perSecond) * 1000, () => this.#pump());
+  }
+
+  #sendNow(frame) {
+    try {
+      this.#socket?.send(typeof frame === "string" ? frame : JSON.stringify(frame));
+    } catch {
+      // The socket is closing; its close event does the rest.
+    }
+  }
+
+  // --- is it still alive? ---------------------------------------------------------------------
+
+  /** Ask after a while of silence, give up after a longer one. One timer, however busy the socket. */
+  #watchSilence() {
+    const { ping, silence } = this.#timing;
+    const quiet = Math.max(0, this.#clock.now() - this.#heard);
+    if (quiet >= silence) return this.#lost({ reason: `nothing heard for ${Math.round(silence / 1000)} s` });
+    if (quiet >= ping) this.#sendNow({ type: "health.check" });
+    this.#arm("silence", (quiet >= ping ? silence : ping) - quiet, () => this.#watchSilence());
+  }
+
+  /** Ask now, and do not wait long for the answer. */
+  #probe() {
+    this.#answered = false;
+    this.#sendNow({ type: "health.check" });
+    this.#arm("probe", this.#timing.probe, () => this.#answered || this.#lost({ reason: "no answer after waking up" }));
+  }
+
+  /** A device that slept or changed networks knows before any timer does. */
+  #listenToThePage() {
+    const { window = globalThis, document = globalThis.document } = this.#options;
+    const awake = () => (this.state === "waiting" ? this.#dial() : this.state === "open" && this.#probe());
+    const visible = () => document.visibilityState === "visible" && awake();
+    const listen = (target, name, fn) => {
+      if (typeof target?.addEventListener !== "function") return;
+      target.addEventListener(name, fn);
+      this.#stopListening.push(() => target.removeEventListener(name, fn));
+    };
+    listen(window, "online", awake);
+    listen(window, "offline", () => this.state === "open" && this.#probe());
+    listen(document, "visibilitychange", visible);
+  }
+
+  #arm(name, ms, fn) {
+    this.#disarm(name);
+    this.#timers.set(name, this.#clock.setTimeout(() => {
+      this.#timers.delete(name);
+      fn();
+    }, ms));
+  }
+
+  #disarm(name) {
+    this.#clock.clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+}
