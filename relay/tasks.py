@@ -35,11 +35,12 @@ class Tasks:
         return task
 
     async def aclose(self) -> None:
-        """Cancel what still runs and wait until it has ended."""
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel what still runs, and what that starts as it ends, and wait until it has ended."""
+        while tasks := self._tasks - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # they are let go of in the turn after they ended
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -56,11 +56,14 @@ class Watcher(Protocol):
         ...
 
     def deliver(self, batch: Batch) -> int:
-        """Write a batch, or less when the peer is slow; return how many frames. Never waits."""
+        """Write a batch, or less when the peer is slow; return how many frames.
+
+        Never waits, and never comes back to the hub: a peer that is cut off leaves in a later turn.
+        """
         ...
 
     def write(self, data: bytes) -> None:
-        """Write frames that may not be dropped. Never waits."""
+        """Write frames that may not be dropped. Never waits, never comes back to the hub."""
         ...
 
     async def drained(self) -> None:
@@ -71,8 +74,8 @@ class Watcher(Protocol):
 class WatchedCall:
     """A call that at least one connection of this process watches, or did a second ago.
 
-    ``joining`` counts those who wait for ``joined``; ``arrived_early`` notes that something came
-    before the feed ran; ``heard_at`` and ``patience`` (loop time, seconds) say when silence becomes
+    ``joining`` counts those who wait for ``joined``; ``arrived_early`` notes that something came,
+    or may have been lost, before the feed ran; ``heard_at`` and ``patience`` (loop time, seconds) say when silence becomes
     suspicious. ``roster_nodes``, ``shown`` and ``shown_at`` belong to the board of watchers.
     """
 

@@ -1,5 +1,6 @@
 """Carry out one socket's commands, one after another: replies come in the order of the commands.
 
+What the session refuses or answers at once does not wait for them; replies are told by their id.
 A worker exists only while commands wait; an idle socket has neither a task nor a queue.
 """
 
@@ -54,7 +55,9 @@ class Worker:
             else:
                 connection.reply(await self._reply_to(action))
         except RelayError as error:
-            connection.refuse(getattr(action, "id", None), error)
+            if not isinstance(action, Send):  # what was to be published, its door has counted
+                self._sockets.door.refused(error)
+            connection.reply(frames.error(getattr(action, "id", None), error))
         except Exception:
             log.exception("command failed", action=type(action).__name__, peer=connection.peer)
             connection.end(Close.INTERNAL_ERROR, "internal error", "internal")
@@ -73,6 +76,7 @@ class Worker:
             case Refresh(command_id, claims):
                 for cid in claims.disallowed(connection.calls):
                     sockets.unwatch(connection, cid)
+                connection.schedule()
                 return frames.refreshed(command_id)
         raise AssertionError(f"no worker needed for {action!r}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Collection
+from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -51,6 +52,8 @@ class Hub:
         self._random = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self._calls: dict[str, WatchedCall] = {}
         self._dirty: list[WatchedCall] = []
+        self._suspects: set[str] = set()
+        self._checking: asyncio.Task[None] | None = None
         self._tasks = Tasks("hub")
         self._repair_slots = asyncio.Semaphore(REPAIRS_AT_ONCE)
         self._board = WatcherBoard(broker, self._calls, self._announce)
@@ -84,7 +87,9 @@ class Hub:
             async with within(WATCH_TIMEOUT_S, "watching the call"):
                 assert call.joined is not None
                 await asyncio.shield(call.joined)
-                page = None if since is None else await self._page_after(call, since)
+                page = None
+                if since is not None and since != call.position:
+                    page = await self._page_after(call, since)
             return self._enter(call, watcher, since, page)
         finally:
             call.joining -= 1
@@ -106,7 +111,7 @@ class Hub:
             metrics.RECOVERIES.labels(str(recovered).lower()).inc()
         self._drop(call, watcher)
         if watcher.is_open and page is not None and since is not None and recovered:
-            recovery = Recovery(call, watcher, self._reader(call), page, since.offset)
+            recovery = Recovery(call, watcher, since, partial(self._page_after, call))
             call.recovering[watcher] = self._tasks.spawn(self._recover(call, watcher, recovery))
             self._board.changed(call.cid)
         else:
@@ -201,8 +206,7 @@ class Hub:
         verdict = call.feed.live(position, body)
         if verdict is Verdict.DELIVER:
             self._add(call, body)
-        elif verdict is Verdict.REPAIR:
-            log.info("gap found", cid=cid, have=call.position.offset, got=position.offset)
+        elif verdict is not Verdict.DROP:
             self._repair(call)
 
     def on_roster(self, cid: str) -> None:
@@ -214,7 +218,12 @@ class Hub:
         """Compare the positions of these calls: what they published may have been lost."""
         calls = [call for cid in cids if (call := self._calls.get(cid)) is not None]
         self._board.interrupted([call.cid for call in calls])
-        self._tasks.spawn(self._check(calls, until_done=True))
+        for call in calls:
+            if call.feed is None:
+                call.arrived_early = True
+        self._suspects.update(call.cid for call in calls)
+        if self._checking is None:
+            self._checking = self._tasks.spawn(self._check_suspects())
 
     def deliver_volatile(self, cid: str, body: bytes) -> None:
         """Hand a volatile event of this process's own door to the call's watchers here."""
@@ -240,6 +249,7 @@ class Hub:
     def _repair(self, call: WatchedCall) -> None:
         """Start the call's repair, unless one is under way and will see this too."""
         if call.repair is None:
+            log.info("gap suspected", cid=call.cid, offset=call.position.offset)
             call.flush()
             call.repair = self._tasks.spawn(self._fill(call))
 
@@ -275,26 +285,37 @@ class Hub:
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             now = asyncio.get_running_loop().time()
-            await self._check([c for c in self._calls.values() if now - c.heard_at > c.patience])
+            silent = iter([c for c in self._calls.values() if now - c.heard_at > c.patience])
+            while batch := list(islice(silent, CHECK_BATCH)):
+                await self._compare(batch)
 
-    async def _check(self, calls: list[WatchedCall], *, until_done: bool = False) -> None:
-        """Compare positions in batches and repair the calls that are behind."""
-        rest = iter([call for call in calls if call.feed is not None])
-        while batch := list(islice(rest, CHECK_BATCH)):
-            failures = 0
-            while not await self._compare(batch) and until_done:
+    async def _check_suspects(self) -> None:
+        """Compare the positions of calls that were interrupted, until the broker has answered."""
+        failures = 0
+        try:
+            while batch := list(islice(self._suspects, CHECK_BATCH)):
+                self._suspects.difference_update(batch)
+                if await self._compare([self._calls[cid] for cid in batch if cid in self._calls]):
+                    failures = 0
+                    continue
+                self._suspects.update(batch)
                 failures += 1
                 await self._pause(failures)
+        finally:
+            self._checking = None
 
     async def _compare(self, calls: list[WatchedCall]) -> bool:
-        """Repair those whose position differs from the broker's; False when it did not answer."""
+        """Repair the calls that are behind the broker; False when it did not answer."""
+        calls = [call for call in calls if call.feed is not None]
         try:
             positions = await self._broker.positions([call.cid for call in calls])
         except Unavailable:
             return False
         for call, position in zip(calls, positions, strict=True):
             self._heard(call)
-            if position != call.position and self._calls.get(call.cid) is call:
+            # What came live meanwhile may have brought the feed beyond the answer.
+            behind = position.offset > call.position.offset or position.epoch != call.position.epoch
+            if behind and self._calls.get(call.cid) is call:
                 self._repair(call)
         return True
 
@@ -305,27 +326,30 @@ class Hub:
 
     def _reader(self, call: WatchedCall) -> HistoryReader:
         if call.reader is None:
-            call.reader = HistoryReader(self._broker, call.cid)
+            call.reader = HistoryReader(self._broker, call.cid, self._tasks)
         return call.reader
 
-    async def _page_after(self, call: WatchedCall, since: Position) -> Page | None:
-        """Return the history after ``since``, None when nothing happened since.
+    async def _page_after(self, call: WatchedCall, since: Position) -> Page:
+        """Return the history after ``since`` as this process's feed sees it.
 
-        A position ahead of this process's own is one that another process delivered: the feed is
-        brought up first, so that nothing is written twice.
+        A position ahead of the feed is one that another process delivered, a page of another epoch
+        was read across a failover: the feed is brought up first, so that nothing is written twice
+        and nothing that was replaced is written at all.
         """
-        if since == call.position:
-            return None
-        page = await self._reader(call).page(since.offset)
-        if since.offset > call.position.offset and page.history.is_good(since):
+        while True:
+            page = await self._reader(call).page(since.offset, call.position)
+            same_epoch = page.history.top.epoch == call.position.epoch
+            if not page.history.is_good(since):
+                return page
+            if same_epoch and since.offset <= call.position.offset:
+                return page
             self._repair(call)
-        if call.repair is not None:
-            await asyncio.shield(call.repair)
-        return page
+            if call.repair is not None:
+                await asyncio.shield(call.repair)
 
     async def _recover(self, call: WatchedCall, watcher: Watcher, recovery: Recovery) -> None:
         """Bring a watcher up to the live feed and make it live, or tell it what it goes without."""
-        failures = 0
+        complete, failures = False, 0
         while True:
             try:
                 complete = await recovery.run()
@@ -333,6 +357,9 @@ class Hub:
             except Unavailable:
                 failures += 1
                 await self._pause(failures)
+            except Exception:
+                log.exception("recovery failed", cid=call.cid)
+                break
         del call.recovering[watcher]
         if not complete:
             watcher.write(wire.text_frame(frames.lost(call.cid, call.position)))

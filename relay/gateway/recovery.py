@@ -1,47 +1,64 @@
 """Bring a watcher that returns with a position up to the live feed, from shared history reads.
 
-A recovery is a cursor, not a buffer: it pulls a little of the shared page whenever its connection
-has room, and goes live in the loop turn in which it reaches the hub. However many return at once,
-a call costs one history read per ``READ_INTERVAL_S`` and process.
+A recovery is a cursor, not a buffer: it pulls a little of a shared page whenever its connection
+has room, holds on to nothing while it waits, and goes live in the loop turn in which it reaches the
+hub. However many return at once, a call costs one history read per ``READ_INTERVAL_S`` and process.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from relay import metrics, wire
-from relay.broker import Broker, Entry, History
+from relay.broker import Broker, Entry, History, Unavailable
 from relay.events import Position
 from relay.gateway.call import WatchedCall, Watcher
+from relay.tasks import Tasks
 
 READ_INTERVAL_S: Final = 0.1
 CHUNK_BYTES: Final = 65_536
 """How much a cursor writes before it looks again at the connection's unsent bytes."""
+CHUNKS_SHARED: Final = 8
+"""Joined chunks a page remembers: those who return together stand at few different offsets."""
 
 
 class Page:
-    """A page of history as many cursors share it: each run of frames is joined once."""
+    """A page of history as many cursors share it: a run of frames is joined once for all."""
 
     def __init__(self, history: History, after: int) -> None:
         self.history = history
         self._after = after
         self._chunks: dict[tuple[int, int], Chunk] = {}
 
-    def serves(self, after: int) -> bool:
-        """Tell whether this page says what follows ``after``, be it that nothing is left of it."""
+    @property
+    def end(self) -> int:
+        """The offset up to which this page has everything."""
+        entries = self.history.entries
+        return entries[-1].offset if entries else self.history.top.offset
+
+    def covers(self, after: int) -> bool:
+        """Tell whether this page says what follows ``after``, be it that nothing does."""
         if after < self._after:
             return False
-        if self.history.entries:
-            return after < self.history.entries[-1].offset
-        return after <= self.history.top.offset
+        return after < self.end or self.end >= self.history.top.offset
+
+    def serves(self, after: int, known: Position) -> bool:
+        """Tell whether nothing newer need be read to continue ``after`` towards ``known``."""
+        top = self.history.top
+        if not self.covers(after) or top.epoch != known.epoch:
+            return False
+        return after < self.end or top.offset >= known.offset
 
     def chunk(self, after: int, upto: int) -> Chunk:
         """Return the frames above one offset and up to another, as many as one write takes."""
         key = (after, upto)
-        if key not in self._chunks:
-            self._chunks[key] = _joined(self.history.after(after), after, upto)
-        return self._chunks[key]
+        if (chunk := self._chunks.get(key)) is None:
+            chunk = self._chunks[key] = _joined(self.history.after(after), after, upto)
+            if len(self._chunks) > CHUNKS_SHARED:
+                del self._chunks[next(iter(self._chunks))]
+        return chunk
 
 
 class Chunk(NamedTuple):
@@ -65,40 +82,75 @@ def _joined(entries: tuple[Entry, ...], offset: int, upto: int) -> Chunk:
 
 
 class HistoryReader:
-    """Reads one call's history for everyone who recovers: one read at a time, spaced out."""
+    """Reads one call's history for everyone who recovers: one read at a time, spaced out.
 
-    def __init__(self, broker: Broker, cid: str) -> None:
+    Whoever a page covers gets it; for the rest it reads on upwards, and begins again at the lowest
+    once it has been at the top, so that nobody waits longer than one sweep of the history.
+    """
+
+    def __init__(self, broker: Broker, cid: str, tasks: Tasks) -> None:
         self._broker = broker
         self._cid = cid
+        self._tasks = tasks
         self._page: Page | None = None
-        self._turn = asyncio.Lock()
-        self._wanted: list[int] = []
+        self._waiting: dict[asyncio.Future[Page], int] = {}
+        self._reading: asyncio.Task[None] | None = None
         self._next_read = 0.0
+        self._swept = 0
 
-    async def page(self, after: int) -> Page:
-        """Return a page that says what follows ``after``; raises ``Unavailable``."""
-        self._wanted.append(after)
+    async def page(self, after: int, known: Position) -> Page:
+        """Return a page that says what follows ``after``; raises ``Unavailable``.
+
+        ``known`` is how far the call has come on this process; a page from before is read again.
+        """
+        if self._page is not None and self._page.serves(after, known):
+            return self._page
+        waiter: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = after
+        if self._reading is None:
+            self._reading = self._tasks.spawn(self._read_while_wanted())
         try:
-            async with self._turn:
-                if self._page is not None and self._page.serves(after):
-                    return self._page
-                page = await self._read(min(self._wanted))
-                # The lowest of the waiting may be so far back that its page ends before ours.
-                if after >= page.history.top.offset or page.serves(after):
-                    return page
-                return await self._read(after)
+            return await waiter
         finally:
-            self._wanted.remove(after)
+            self._waiting.pop(waiter, None)
 
-    async def _read(self, after: int) -> Page:
+    async def _read_while_wanted(self) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._next_read - loop.time()))
+        try:
+            while self._waiting:
+                await asyncio.sleep(max(0.0, self._next_read - loop.time()))
+                if self._waiting:
+                    await self._read(self._next_offset())
+        finally:
+            self._reading = None
+            for waiter in self._waiting:  # nobody, unless this ended before its time
+                waiter.cancel()
+
+    def _next_offset(self) -> int:
+        wanted = self._waiting.values()
+        return min((after for after in wanted if after >= self._swept), default=min(wanted))
+
+    async def _read(self, after: int) -> None:
+        loop = asyncio.get_running_loop()
         self._next_read = loop.time() + READ_INTERVAL_S
         metrics.HISTORY_READS.inc()
-        page = Page(await self._broker.history(self._cid, after), after)
+        try:
+            page = Page(await self._broker.history(self._cid, after), after)
+        except Unavailable as error:
+            for waiter in self._take(list(self._waiting)):
+                waiter.set_exception(Unavailable(error.message))
+            return
         self._page = page
+        self._swept = page.end if page.end < page.history.top.offset else 0
         loop.call_later(READ_INTERVAL_S, self._forget, page)
-        return page
+        for waiter in self._take([w for w, at in self._waiting.items() if page.covers(at)]):
+            waiter.set_result(page)
+
+    def _take(self, waiters: list[asyncio.Future[Page]]) -> list[asyncio.Future[Page]]:
+        """Return those of the waiting that still do, and wait for them no longer."""
+        for waiter in waiters:
+            del self._waiting[waiter]
+        return [waiter for waiter in waiters if not waiter.done()]
 
     def _forget(self, page: Page) -> None:
         """Let go of a page once a fresh one may be read: it is old news and costs memory."""
@@ -107,16 +159,23 @@ class HistoryReader:
 
 
 class Recovery:
-    """One watcher's way back: where it is, and the page it reads from."""
+    """One watcher's way back: ``position`` is what it has, ``read`` gives what follows it.
+
+    ``read`` returns a page of the epoch in which the call's feed is, or one that does not continue
+    the position.
+    """
 
     def __init__(
-        self, call: WatchedCall, watcher: Watcher, reader: HistoryReader, page: Page, offset: int
+        self,
+        call: WatchedCall,
+        watcher: Watcher,
+        position: Position,
+        read: Callable[[Position], Awaitable[Page]],
     ) -> None:
         self._call = call
         self._watcher = watcher
-        self._reader = reader
-        self._page = page
-        self._offset = offset
+        self._position = position
+        self._read = read
 
     async def run(self) -> bool:
         """Write what the watcher missed until it has caught up with the live feed.
@@ -127,20 +186,18 @@ class Recovery:
         """
         while True:
             self._call.flush()
-            if self._offset >= self._call.position.offset:
+            if self._position == self._call.position:
                 return True
-            chunk = self._page.chunk(self._offset, self._call.position.offset)
-            if chunk.frames:
-                await self._write(chunk)
-            else:
-                self._page = await self._reader.page(self._offset)
-                history = self._page.history
-                if not history.continues(Position(history.top.epoch, self._offset)):
-                    return False
+            page = await self._read(self._position)
+            if not page.history.continues(self._position):
+                return False
+            await self._write(page)
 
-    async def _write(self, chunk: Chunk) -> None:
-        self._watcher.write(chunk.data)
-        metrics.WRITTEN.inc(chunk.frames)
-        metrics.WRITES.inc()
-        self._offset = chunk.offset
-        await self._watcher.drained()
+    async def _write(self, page: Page) -> None:
+        chunk = page.chunk(self._position.offset, self._call.position.offset)
+        self._position = Position(page.history.top.epoch, chunk.offset)
+        if chunk.frames:
+            self._watcher.write(chunk.data)
+            metrics.WRITTEN.inc(chunk.frames)
+            metrics.WRITES.inc()
+            await self._watcher.drained()

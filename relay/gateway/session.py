@@ -154,6 +154,8 @@ class Session:
             case Phase.FIRST_FRAME:
                 return self._first_frame(text, now_ns)
             case Phase.LOGGING_IN:
+                if (wait_s := self._over_rate(now_ns)) is not None:
+                    return self._overrun(wait_s)
                 early = BadInput("wait for connection.ok before you send commands", reason="early")
                 return [Refuse(None, early)]
             case Phase.OPEN:
@@ -253,8 +255,18 @@ class Session:
             if len(message) > ARRAY_LIMIT:
                 too_many = BadInput(f"an array may hold at most {ARRAY_LIMIT} messages")
                 return [Refuse(None, too_many)]
-            return [action for item in message for action in self._command(item, now_ns)]
+            return self._messages(message, now_ns)
         return self._command(message, now_ns)
+
+    def _messages(self, messages: list[object], now_ns: int) -> list[Action]:
+        """Take an array of messages. The first is paid for with the frame, each other one here."""
+        actions: list[Action] = []
+        for index, message in enumerate(messages):
+            if index and (wait_s := self._over_rate(now_ns)) is not None:
+                actions += self._overrun(wait_s)
+                break
+            actions += self._command(message, now_ns)
+        return actions
 
     def _command(self, message: object, now_ns: int) -> list[Action]:
         if not isinstance(message, dict):

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import msgspec
 from websockets.http11 import Request
@@ -43,6 +43,7 @@ from relay.users import Profile, User
 log = logs.get(__name__)
 
 PATHS: Final = ("/video/connect", "/api/v2/connect")
+QUERY_FIELDS: Final = 20
 
 
 class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,21 +150,24 @@ class Sockets:
         An unknown API key is not refused here: Stream's clients retry for ever after an HTTP error
         and understand only an error frame.
         """
-        path = urlsplit(request.path).path
-        origin = request.headers.get("Origin")
+        path = request.path.partition("?")[0]
+        origins = request.headers.get_all("Origin")
         if path not in PATHS:
-            return NotFound(f"there is no socket at {path[:100]}: connect to {PATHS[0]}")
+            shown = path[:100].encode("ascii", "replace").decode()
+            return NotFound(f"there is no socket at {shown}: connect to {PATHS[0]}")
         if self._draining:
             return Unavailable("the relay is shutting down: reconnect", reason="draining")
-        if origin is not None and "*" not in self._origins and origin not in self._origins:
+        if "*" not in self._origins and not self._origins.issuperset(origins):
             return NotAllowed(
                 "this origin may not connect: add it to RELAY_ALLOWED_ORIGINS", reason="origin"
             )
+        if request.path.count("&") >= QUERY_FIELDS:
+            return BadInput(f"the URL may have at most {QUERY_FIELDS} parameters")
         return None
 
     def session(self, request: Request) -> Session:
         """Return the session of an upgraded socket."""
-        query = parse_qs(urlsplit(request.path).query, max_num_fields=20)
+        query = parse_qs(request.path.partition("?")[2])
         [api_key] = query.get("api_key", [None])[:1]
         [auth_type] = query.get("stream-auth-type", ["jwt"])[:1]
         return Session(self._rules, api_key, auth_type, self.now_ns())
@@ -193,8 +197,12 @@ class Sockets:
         return connection_id
 
     async def publish(self, event: Event) -> Publication:
-        """Publish an event that came over a socket."""
-        await self._check_exists(event.cid)
+        """Publish an event that came over a socket; a refusal is counted already."""
+        try:
+            await self._check_exists(event.cid)
+        except RelayError as error:
+            self.door.refused(error)
+            raise
         return await self.door.publish(event)
 
     async def watch(self, connection: Connection, cid: str, since: Position | None) -> Watching:
@@ -231,7 +239,9 @@ class Sockets:
         """
         owner = tokens.connection_owner(connection_id, user_id, self._secret)
         connection = self._by_id.get(connection_id)
-        if owner is None or connection is None or not connection.is_open:
-            raise UnknownConnection("connection_id is not an open socket of this user: reconnect")
-        if cid not in connection.calls:
-            await self.watch(connection, cid, None)
+        if owner is not None and connection is not None and connection.is_open:
+            if cid not in connection.calls:
+                await self.watch(connection, cid, None)
+            if connection.is_open:  # it may have closed meanwhile
+                return
+        raise UnknownConnection("connection_id is not an open socket of this user: reconnect")

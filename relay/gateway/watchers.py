@@ -52,10 +52,7 @@ class WatcherBoard:
     def nudged(self, cid: str) -> None:
         """Note that the list may have changed on another process."""
         if cid not in self._due:
-            call = self._calls.get(cid)
-            now = asyncio.get_running_loop().time()
-            earliest = 0.0 if call is None else call.shown_at + INTERVAL_S
-            self._due[cid] = max(now + GATHER_S, earliest)
+            self._due[cid] = asyncio.get_running_loop().time() + GATHER_S
             self._wake.set()
 
     def interrupted(self, cids: Collection[str]) -> None:
@@ -69,10 +66,7 @@ class WatcherBoard:
         try:
             while True:
                 await self._next_due()
-                now = asyncio.get_running_loop().time()
-                due = [cid for cid, at in self._due.items() if at <= now][:AT_ONCE]
-                for cid in due:
-                    del self._due[cid]
+                due = self._take_due(asyncio.get_running_loop().time())
                 await asyncio.gather(*(self._tell(cid) for cid in due))
         finally:
             await self._tasks.aclose()
@@ -84,6 +78,16 @@ class WatcherBoard:
             await self._wake.wait()
         delay = min(self._due.values()) - asyncio.get_running_loop().time()
         await asyncio.sleep(max(0.0, min(delay, GATHER_S)))
+
+    def _take_due(self, now: float) -> list[str]:
+        """Return whose turn it is; a call that was shown within the interval waits for the rest."""
+        due = [cid for cid, at in self._due.items() if at <= now][:AT_ONCE]
+        for cid in due:
+            del self._due[cid]
+            call = self._calls.get(cid)
+            if call is not None and call.shown and now < call.shown_at + INTERVAL_S:
+                self._due[cid] = call.shown_at + INTERVAL_S
+        return [cid for cid in due if cid not in self._due]
 
     async def _tell(self, cid: str) -> None:
         changed = cid in self._changed

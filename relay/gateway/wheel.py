@@ -9,6 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from relay import logs
+
+log = logs.get(__name__)
+
 
 class Timed(Protocol):
     """What the wheel visits. ``slot`` is the wheel's own note of where the entry hangs."""
@@ -44,7 +48,7 @@ class Wheel:
         for slot in sorted(slot for slot in self._slots if slot <= last):
             self._done = slot
             for entry in self._slots.pop(slot):
-                entry.on_due(now)
+                _visit(entry, now)
         self._done = max(self._done, last)
 
     async def run(self) -> None:
@@ -53,3 +57,11 @@ class Wheel:
         while True:
             await asyncio.sleep(1.0)
             self.advance(loop.time())
+
+
+def _visit(entry: Timed, now: float) -> None:
+    """Visit one entry; what goes wrong there must not stop the clock of all others."""
+    try:
+        entry.on_due(now)
+    except Exception:
+        log.exception("visit failed")

@@ -1,0 +1,95 @@
+"""Two browsers in one call: a press in one is seen in the other."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import OpenPage
+from tests.browser.demo_page import ANIMATIONS
+from tests.processes import RelayProcess
+
+
+@pytest.mark.parametrize("animation", ANIMATIONS)
+def test_a_button_in_one_page_draws_in_the_other(
+    memory_relay: RelayProcess, open_page: OpenPage, cid: str, animation: str
+) -> None:
+    ada = open_page().join(memory_relay.base_url, cid, "Ada")
+    bob = open_page().join(memory_relay.base_url, cid, "Bob")
+    assert bob.painted() == 0
+    ada.button(animation).click()
+    bob.expect_drawn(animation)
+    ada.expect_drawn(animation)
+    expect(bob.rows(animation)).to_have_count(1)
+    expect(bob.rows(animation)).to_contain_text("Ada")
+    expect(bob.rows(animation)).to_have_attribute("data-via", "another page")
+    expect(ada.rows(animation)).to_have_attribute("data-via", "this page")
+
+
+def test_what_was_drawn_leaves_nothing_behind(
+    memory_relay: RelayProcess, open_page: OpenPage, cid: str
+) -> None:
+    ada = open_page().join(memory_relay.base_url, cid, "Ada")
+    ada.button("emoji").click()
+    ada.expect_drawn("emoji")
+    ada.until(lambda: ada.stats()["particles"] == 0 and ada.painted() == 0, "empty again")
+    frames = ada.stats()["frames"]
+    ada.page.evaluate("new Promise(requestAnimationFrame)")
+    ada.page.evaluate("new Promise(requestAnimationFrame)")
+    assert ada.stats()["frames"] == frames, "the loop runs although nothing moves"
+
+
+def test_night_falls_for_fireworks_and_the_page_stays_readable(
+    memory_relay: RelayProcess, open_page: OpenPage, cid: str
+) -> None:
+    ada = open_page().join(memory_relay.base_url, cid, "Ada")
+    html = ada.page.locator("html")
+    ada.button("fireworks").click()
+    expect(html).to_have_class("night")
+    ada.until(lambda: _brightness(ada.page.locator("h2").first.evaluate(_COLOR)) > 200, "light on dark")
+    expect(html).not_to_have_class("night", timeout=15_000)
+
+
+def test_many_at_once_stay_within_the_bounds(
+    memory_relay: RelayProcess, open_page: OpenPage, cid: str
+) -> None:
+    ada = open_page().join(memory_relay.base_url, cid, "Ada")
+    bob = open_page().join(memory_relay.base_url, cid, "Bob")
+    for _ in range(10):
+        for animation in ANIMATIONS:
+            ada.button(animation).click()
+    expect(bob.rows()).to_have_count(60)
+    bob.until(lambda: bob.stats()["particles"] > 300, "full of particles")
+    assert bob.stats()["particles"] <= 1500
+    assert bob.offsets() == list(range(1, 61))
+
+
+def test_pages_list_each_other_until_one_is_closed(
+    memory_relay: RelayProcess, open_page: OpenPage, cid: str
+) -> None:
+    ada = open_page().join(memory_relay.base_url, cid, "Ada")
+    bob = open_page().join(memory_relay.base_url, cid, "Bob")
+    for page in (ada, bob):
+        for name in ("Ada", "Bob"):
+            expect(page.watcher(name)).to_have_count(1)
+    bob.page.close()
+    expect(ada.watcher("Bob")).to_have_count(0)
+    expect(ada.watcher("Ada")).to_have_count(1)
+    expect(ada.page.get_by_text("Just you so far")).to_be_visible()
+
+
+def test_two_windows_of_one_browser_are_two_guests(
+    memory_relay: RelayProcess, open_page: OpenPage, cid: str
+) -> None:
+    one = open_page().join(memory_relay.base_url, cid, "Ada")
+    two = open_page().join(memory_relay.base_url, cid, "Ada")
+    for page in (one, two):
+        expect(page.watcher("Ada")).to_have_count(2)
+
+
+_COLOR = "element => getComputedStyle(element).color"
+
+
+def _brightness(color: str) -> float:
+    numbers = [float(part) for part in color.strip("rgb()").split(",")[:3]]
+    return sum(numbers) / 3
