@@ -27,6 +27,8 @@ SEND_BUFFER_BYTES: Final = 65_536
 """Without it the kernel hides some 3.8 MiB of a slow peer's bytes from our bounds."""
 USER_TIMEOUT_MS: Final = 30_000
 """After that long without an acknowledgement the kernel gives a peer up."""
+IMPATIENCE_S: Final = 0.1
+"""How soon a second signal ends the drain."""
 KEEP_ALIVE_S: Final = 75
 """Longer than senders of webhooks and load balancers wait between two requests."""
 
@@ -74,6 +76,9 @@ def listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
         listener.bind(address)
+        if not settings.redis_url:
+            # Two sockets may be bound to one address for as long as neither listens.
+            listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -117,7 +122,11 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the gateway's sockets go, then everything else."""
         log.info("shutting down")
-        await self._app.drain()
+        draining = asyncio.create_task(self._app.drain())
+        while not (draining.done() or self.force_exit):
+            await asyncio.wait([draining], timeout=IMPATIENCE_S)
+        draining.cancel()
+        await asyncio.wait([draining])
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:

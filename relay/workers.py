@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from random import Random
@@ -34,11 +35,15 @@ _SPAWN: Final = get_context("spawn")
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker process; ``ready`` delivers its port once it listens and breaks when it ends."""
+    """A worker process; ``ready`` delivers its port once it listens and breaks when it ends.
+
+    ``restart_at`` is when another takes the place of one that died; all times are monotonic.
+    """
 
     process: SpawnProcess
     ready: Connection
     started: float
+    restart_at: float | None = None
 
 
 def supervise(settings: Settings, demo: bool) -> int:
@@ -102,17 +107,24 @@ class _Supervisor:
         return False
 
     def _look_after(self) -> None:
-        """Wait a moment for deaths; start another worker for each one that died."""
-        connection.wait([worker.process.sentinel for worker in self._workers], POLL_S)
+        """Wait a moment for deaths; after a while start another worker for each one that died."""
+        living = [worker for worker in self._workers if worker.restart_at is None]
+        connection.wait([worker.process.sentinel for worker in living], POLL_S)
+        now = time.monotonic()
+        for worker in living:
+            if not (worker.process.is_alive() or self._stopping):
+                self._mourn(worker, now)
         for index, worker in enumerate(self._workers):
-            if worker.process.is_alive() or self._stopping:
-                continue
-            self._bury(worker)
-            stable = time.monotonic() - worker.started > STABLE_AFTER_S
-            self._failures = 1 if stable else self._failures + 1
-            log.error("worker died", pid=worker.process.pid, code=worker.process.exitcode)
-            time.sleep(backoff(self._failures, self._random, longest_s=10.0))
-            self._workers[index] = self._start()
+            if worker.restart_at is not None and worker.restart_at <= now and not self._stopping:
+                self._workers[index] = self._start()
+
+    def _mourn(self, worker: _Worker, now: float) -> None:
+        """Take note of a death, and of when to replace the worker: later when many die young."""
+        log.error("worker died", pid=worker.process.pid, code=worker.process.exitcode)
+        self._bury(worker)
+        stable = now - worker.started > STABLE_AFTER_S
+        self._failures = 1 if stable else self._failures + 1
+        worker.restart_at = now + backoff(self._failures, self._random, longest_s=10.0)
 
     def _end(self) -> None:
         for worker in self._workers:
@@ -137,4 +149,12 @@ def _work(settings: Settings, demo: bool, told: Connection) -> None:
         told.send(port)
         told.close()
 
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     sys.exit(server.serve(settings, demo, listening=tell))
+
+
+def _stop_with_parent() -> None:
+    """Stop this worker when its supervisor was killed: nobody else would ever stop it."""
+    if (supervisor := parent_process()) is not None:
+        connection.wait([supervisor.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from relay import tokens
 
@@ -85,7 +85,7 @@ class RelayProcess:
         """Everything it has printed."""
         return "\n".join(self.lines)
 
-    def token(self, user_id: str | None = None, life_s: float | None = None, **claims: str) -> str:
+    def token(self, user_id: str | None = None, life_s: float | None = None, **claims: Any) -> str:
         """Return a token for this relay: a server's without ``user_id``."""
         secret = str(self._settings["api_secret"])
         return tokens.issue(secret, user_id=user_id, now=time.time(), life_s=life_s, **claims)

@@ -31,11 +31,15 @@ class Refused(Exception):
 
 
 class Client:
-    """One socket. ``frames`` is what came, ``close_code`` is None while it is open."""
+    """One socket. ``frames`` is what came, ``events`` what of it was published by somebody.
+
+    ``close_code`` is None while it is open.
+    """
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self.frames: list[Frame] = []
+        self.events: list[Frame] = []
         self.connection_id = ""
         self.close_code: int | None = None
         self._news = asyncio.Event()
@@ -87,20 +91,21 @@ class Client:
                     if wanted(frame):
                         return frame
                 seen = len(self.frames)
-                if self.close_code is not None:
-                    raise AssertionError(f"closed with {self.close_code}: {self.frames[-3:]}")
-                self._news.clear()
-                await self._news.wait()
+                await self._more()
+
+    async def _more(self) -> None:
+        """Wait for another frame."""
+        if self.close_code is not None:
+            raise AssertionError(f"closed with {self.close_code}: {self.frames[-3:]}")
+        self._news.clear()
+        await self._news.wait()
 
     async def until_count(self, count: int, limit_s: float = LIMIT_S) -> list[Frame]:
         """Return the events, once there are so many."""
-        await self.until(lambda _: len(self.events) >= count, limit_s)
+        async with asyncio.timeout(limit_s):
+            while len(self.events) < count:
+                await self._more()
         return self.events
-
-    @property
-    def events(self) -> list[Frame]:
-        """What was published: everything that came with an event's id."""
-        return [frame for frame in self.frames if "event_id" in frame and "id" not in frame]
 
     @property
     def offsets(self) -> list[int]:
@@ -122,11 +127,17 @@ class Client:
     async def _read(self) -> None:
         try:
             while True:
-                self.frames.append(json.loads(await self.socket.recv()))
-                self._news.set()
+                self._take(json.loads(await self.socket.recv()))
         except ConnectionClosed:
             self.close_code = self.socket.close_code
             self._news.set()
+
+
+    def _take(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        if "event_id" in frame and "id" not in frame:
+            self.events.append(frame)
+        self._news.set()
 
 
 @asynccontextmanager

@@ -186,10 +186,11 @@ def test_compose_sets_only_settings_that_exist_and_demands_credentials() -> None
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make as a user would, also when the tests themselves were started by make."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    inherited = ("ARGS", "MAKE", "MFLAGS", "PYTHON")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(inherited)}
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
-        cwd=ROOT, env=environ | {"MFLAGS": ""}, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
 

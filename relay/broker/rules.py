@@ -9,14 +9,11 @@ from hashlib import blake2b
 from typing import Final
 
 from relay.broker import Limits
-from relay.events import Event
+from relay.events import CLOCK_AHEAD_S, Event
 
 PAGE_BYTES: Final = 262_144
 PAGE_COUNT: Final = 1000
 """A page of history ends with the entry that reaches either."""
-
-_DATED_AHEAD_S: Final = 60.0
-"""How far ahead a webhook may be dated: it stays fresh that much longer, so seen ids must too."""
 
 
 def seen_key(event: Event) -> str | None:
@@ -44,7 +41,7 @@ def _digest(*parts: str) -> str:
 
 def given_window_s(limits: Limits) -> float:
     """Return how long, in seconds, an id that the sender chose is remembered."""
-    return limits.dedupe_window_s + _DATED_AHEAD_S
+    return limits.dedupe_window_s + CLOCK_AHEAD_S
 
 
 def call_life_s(limits: Limits) -> float:

@@ -167,11 +167,12 @@ def _partitions(client: redis.Redis, chosen: Settings) -> Finding:
     written = client.get(keys.partitions_key)
     if written is None:
         return Finding("ok", f"no relay has used the prefix {chosen.redis_prefix!r} here before")
-    if written != str(keys.partitions).encode():
+    before = written.decode() if isinstance(written, bytes) else written
+    if before != str(keys.partitions):
         return Finding(
             "fail",
-            f"the calls under {chosen.redis_prefix!r} are spread over {written.decode()} "
-            f"partitions, this relay counts {keys.partitions}: set another RELAY_REDIS_PREFIX",
+            f"the calls under {chosen.redis_prefix!r} are spread over {before} partitions, "
+            f"this relay counts {keys.partitions}: set another RELAY_REDIS_PREFIX",
         )
     return Finding("ok", f"{keys.partitions} partitions under {chosen.redis_prefix!r}")
 

@@ -75,8 +75,9 @@ class WatchedCall:
     """A call that at least one connection of this process watches, or did a second ago.
 
     ``joining`` counts those who wait for ``joined``; ``arrived_early`` notes that something came,
-    or may have been lost, before the feed ran; ``heard_at`` and ``patience`` (loop time, seconds) say when silence becomes
-    suspicious. ``roster_nodes``, ``shown`` and ``shown_at`` belong to the board of watchers.
+    or may have been lost, before the feed ran; ``heard_at`` and ``patience`` (loop time, seconds)
+    say when silence becomes suspicious. ``roster_nodes``, ``shown`` and ``shown_at`` belong to the
+    board of watchers.
     """
 
     __slots__ = (

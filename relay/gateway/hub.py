@@ -107,10 +107,12 @@ class Hub:
         """Make a watcher live, or start its recovery; all in one loop turn."""
         recovered = None
         if since is not None:
-            recovered = since == call.position if page is None else page.history.continues(since)
+            recovered = since == call.position or (
+                page is not None and page.history.continues(since)
+            )
             metrics.RECOVERIES.labels(str(recovered).lower()).inc()
         self._drop(call, watcher)
-        if watcher.is_open and page is not None and since is not None and recovered:
+        if watcher.is_open and since is not None and recovered and since != call.position:
             recovery = Recovery(call, watcher, since, partial(self._page_after, call))
             call.recovering[watcher] = self._tasks.spawn(self._recover(call, watcher, recovery))
             self._board.changed(call.cid)

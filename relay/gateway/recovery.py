@@ -20,7 +20,7 @@ from relay.tasks import Tasks
 READ_INTERVAL_S: Final = 0.1
 CHUNK_BYTES: Final = 65_536
 """How much a cursor writes before it looks again at the connection's unsent bytes."""
-CHUNKS_SHARED: Final = 8
+CHUNKS_SHARED: Final = 64
 """Joined chunks a page remembers: those who return together stand at few different offsets."""
 
 
@@ -121,9 +121,13 @@ class HistoryReader:
                 await asyncio.sleep(max(0.0, self._next_read - loop.time()))
                 if self._waiting:
                     await self._read(self._next_offset())
+        except Exception as error:
+            for waiter in self._take(list(self._waiting)):
+                waiter.set_exception(error)
+            raise
         finally:
             self._reading = None
-            for waiter in self._waiting:  # nobody, unless this ended before its time
+            for waiter in self._waiting:  # nobody, unless this was cancelled
                 waiter.cancel()
 
     def _next_offset(self) -> int:

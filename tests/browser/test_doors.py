@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from tests.browser.demo_page import DemoPage
 from tests.processes import RelayProcess
 from tests.redis_server import RedisServer
 
+ROOT = Path(__file__).parents[2]
 PERMISSIONS = ["clipboard-read", "clipboard-write"]
 
 
@@ -36,13 +36,29 @@ def ada(relay: RelayProcess, open_page: OpenPage, cid: str) -> DemoPage:
     return open_page(permissions=PERMISSIONS).join(relay.base_url, cid, "Ada")
 
 
-def run(line: str) -> str:
-    """Run a line as a user would who has the relay installed and nothing set."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    done = subprocess.run(["sh", "-c", line], env=env, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    return done.stdout
+class Shell:
+    """Runs lines as a user would who has the relay installed and nothing set."""
+
+    def __init__(self, folder: Path) -> None:
+        # Tests run in a checkout, installed or not; a user has the command.
+        command = folder / "relay"
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m relay "$@"\n')
+        command.chmod(0o755)
+        ours = {name: value for name, value in os.environ.items() if name[:6] != "RELAY_"}
+        self._env = {**ours, "PATH": f"{folder}{os.pathsep}{ours['PATH']}", "PYTHONPATH": str(ROOT)}
+
+    def run(self, line: str) -> str:
+        """Return what a line prints; it has to succeed."""
+        done = subprocess.run(
+            ["sh", "-c", line], env=self._env, capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
 
 
 def copied(page: DemoPage, tab: str) -> str:
@@ -71,48 +87,58 @@ def test_the_socket_draws_balloons(ada: DemoPage) -> None:
     expect_balloons(ada, "this page", "Ada")
 
 
-def test_the_curl_line_of_the_page_draws_balloons(ada: DemoPage) -> None:
-    answer = json.loads(run(copied(ada, "curl") + " --silent --show-error"))
+def test_the_curl_line_of_the_page_draws_balloons(ada: DemoPage, shell: Shell) -> None:
+    answer = json.loads(shell.run(copied(ada, "curl") + " --silent --show-error"))
     assert answer["offset"] == 1
     expect_balloons(ada, "your token", "Ada")
 
 
-def test_the_relay_send_line_of_the_page_draws_balloons(ada: DemoPage) -> None:
-    run(copied(ada, "relay send"))
+def test_the_relay_send_line_of_the_page_draws_balloons(ada: DemoPage, shell: Shell) -> None:
+    shell.run(copied(ada, "relay send"))
     expect_balloons(ada, "a backend", "cli")
 
 
-def test_a_webhook_draws_balloons(ada: DemoPage, relay: RelayProcess, cid: str) -> None:
-    run(f"relay simulate --cid {cid} --url {relay.base_url}/webhooks/stream --gzip --repeat 2")
-    expect_balloons(ada, "a backend", "john")
+def test_a_webhook_draws_balloons(
+    ada: DemoPage, shell: Shell, relay: RelayProcess, cid: str
+) -> None:
+    shell.run(
+        f"relay simulate --cid {cid} --url {relay.base_url}/webhooks/stream --gzip --repeat 2"
+    )
+    expect_balloons(ada, "a backend", "John")
 
 
 class TestWithRedis:
     """The doors that exist beside a Redis only."""
 
     @pytest.fixture
-    def relay(self, redis_relay: RelayProcess) -> Iterator[RelayProcess]:
-        yield redis_relay
+    def relay(self, redis_relay: RelayProcess) -> RelayProcess:
+        return redis_relay
 
     def test_the_redis_cli_line_of_the_page_draws_balloons(
-        self, ada: DemoPage, redis_server: RedisServer
+        self, ada: DemoPage, shell: Shell, redis_server: RedisServer
     ) -> None:
         line = copied(ada, "redis-cli")
-        run(line.replace("redis-cli ", f"redis-cli -p {redis_server.port} ", 1))
+        shell.run(line.replace("redis-cli ", f"redis-cli -p {redis_server.port} ", 1))
         expect_balloons(ada, "a backend", "backend", kept=False)
 
-    def test_xadd_draws_balloons(self, ada: DemoPage, redis_server: RedisServer, cid: str) -> None:
+    def test_xadd_draws_balloons(
+        self, ada: DemoPage, shell: Shell, redis_server: RedisServer, cid: str
+    ) -> None:
         event = {"call_cid": cid, "custom": {"render-animation": "balloons"}, "user_id": "jane"}
-        run(f"redis-cli -p {redis_server.port} XADD relay:ingest '*' event '{json.dumps(event)}'")
+        shell.run(
+            f"redis-cli -p {redis_server.port} XADD relay:ingest '*' event '{json.dumps(event)}'"
+        )
         expect_balloons(ada, "Redis", "jane")
 
 
-def test_the_lines_follow_the_button_pressed_last_even_through_quotes(ada: DemoPage) -> None:
+def test_the_lines_follow_the_button_pressed_last_even_through_quotes(
+    ada: DemoPage, shell: Shell
+) -> None:
     ada.page.get_by_label("Your own emoji").fill("'")
     ada.button("emoji").click()
     expect(ada.rows("emoji")).to_have_count(1)
-    run(copied(ada, "relay send"))
+    shell.run(copied(ada, "relay send"))
     expect(ada.rows("emoji")).to_have_count(2)
-    run(copied(ada, "curl"))
+    shell.run(copied(ada, "curl"))
     expect(ada.rows("emoji")).to_have_count(3)
     assert ada.rows("emoji").locator(".icon").all_text_contents() == ["'", "'", "'"]

@@ -46,7 +46,9 @@ def test_night_falls_for_fireworks_and_the_page_stays_readable(
     html = ada.page.locator("html")
     ada.button("fireworks").click()
     expect(html).to_have_class("night")
-    ada.until(lambda: _brightness(ada.page.locator("h2").first.evaluate(_COLOR)) > 200, "light on dark")
+    ada.until(
+        lambda: _brightness(ada.page.locator("h2").first.evaluate(_COLOR)) > 200, "light on dark"
+    )
     expect(html).not_to_have_class("night", timeout=15_000)
 
 
@@ -55,9 +57,9 @@ def test_many_at_once_stay_within_the_bounds(
 ) -> None:
     ada = open_page().join(memory_relay.base_url, cid, "Ada")
     bob = open_page().join(memory_relay.base_url, cid, "Bob")
-    for _ in range(10):
-        for animation in ANIMATIONS:
-            ada.button(animation).click()
+    ada.page.evaluate(
+        "for (let i = 0; i < 60; i += 1) document.querySelectorAll('.tile')[i % 6].click()"
+    )
     expect(bob.rows()).to_have_count(60)
     bob.until(lambda: bob.stats()["particles"] > 300, "full of particles")
     assert bob.stats()["particles"] <= 1500

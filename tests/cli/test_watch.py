@@ -148,7 +148,11 @@ def test_the_demo_s_credentials_log_in_when_none_are_set(relay: Relay, sockets: 
 
 
 def test_a_server_that_is_no_relay_is_told(relay: Relay, sockets: Sockets) -> None:
-    sockets.scripts = [lambda connection: connection.send("hello")]
+    def play(connection: ServerConnection) -> None:
+        sockets.get(connection)
+        connection.send("hello")
+
+    sockets.scripts = [play]
     answer = relay("watch", "default:demo", "--url", sockets.url, **ENVIRON)
     assert answer.exit_code == 1
     assert answer.stderr == "relay: the relay's frame is not valid JSON: is this a relay?\n"

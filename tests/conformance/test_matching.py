@@ -63,7 +63,13 @@ def test_a_page_gives_its_transcripts_with_settings_and_line_numbers() -> None:
     assert (transcript.number, transcript.settings) == (3, {"a": "1"})
     assert transcript.flags == {"alone"}
     sent, received = transcript.lines
-    assert (sent.number, sent.actor, sent.sends, sent.times, sent.text) == (4, "john", True, 2, "{}")
+    assert (sent.number, sent.actor, sent.sends, sent.times, sent.text) == (
+        4,
+        "john",
+        True,
+        2,
+        "{}",
+    )
     assert (received.sends, received.text) == (False, "close 1001 bye")
 
 

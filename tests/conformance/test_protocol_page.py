@@ -41,9 +41,7 @@ def test_the_table_of_close_codes_is_the_codes() -> None:
 
 def test_the_table_of_errors_is_the_tree_of_errors() -> None:
     known = {(kind.code, kind.status) for kind in _tree(RelayError)}
-    said = {
-        (int(row[0]), int(status)) for row in _rows("Errors") for status in row[1].split(", ")
-    }
+    said = {(int(row[0]), int(status)) for row in _rows("Errors") for status in row[1].split(", ")}
     assert said == known
 
 

@@ -16,7 +16,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 Names = dict[str, Any]
 
-_BLOCK = re.compile(r"^```transcript *(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"^```transcript *(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 _LINE = re.compile(r"(?P<actor>\w+) (?P<arrow>[→←]) (?:(?P<times>\d+) × )?(?P<text>.*)")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|…|<[^<>"]+>|.', re.DOTALL)
 _NAME = re.compile(r"<([^<>]+)>")

@@ -92,7 +92,10 @@ async def test_workers_share_one_port_and_any_of_them_answers_for_all(
             await john.until_count(20)
             assert john.offsets == list(range(1, 21))
             for _ in range(6):
-                assert await metric(relay, 'relay_events_published_total{door="api",kind="kept"}') == 20
+                assert (
+                    await metric(relay, 'relay_events_published_total{door="api",kind="kept"}')
+                    == 20
+                )
                 assert await metric(relay, "relay_connections") == 1
             assert len(await worker_pids(relay)) == 2
 
