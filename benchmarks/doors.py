@@ -131,6 +131,7 @@ def _http_post(content: Json) -> bytes:
 
 SOCKET_VOLATILE = Door("call.send, volatile", "socket", _socket_volatile)
 SOCKET_KEPT = Door("call.send, kept", "socket", _socket_kept)
+SOCKET_ELSEWHERE = Door("call.send to process 2, kept", "socket", _socket_kept)
 HTTP_POST = Door("POST …/event, kept", "http", _http_post)
 REDIS_LIVE = Door("Redis PUBLISH, volatile", "redis", _redis_live)
 REDIS_INGEST = Door("Redis XADD, kept", "redis", _redis_ingest)

@@ -24,7 +24,7 @@ JOINS_AT_LEAST = 2.0
 SATURATED = "saturated"
 PACE_PER_S = 20
 EMBEDDED = (doors.SOCKET_VOLATILE, doors.SOCKET_KEPT)
-ON_REDIS = (doors.REDIS_LIVE, doors.SOCKET_KEPT)
+ON_REDIS = (doors.REDIS_LIVE, doors.SOCKET_ELSEWHERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,9 @@ def _start(plan: Plan, stack: ExitStack, *, on_redis: bool) -> Bench:
         floor_load.to_floor(plan.sockets),
         redis_port,
     )
+    if on_redis:
+        other = Relay(plan.relay, plan.scratch, redis_port, measured=False)
+        relay_load.publish_to(stack.enter_context(other))
     machine.settle(relay.pids())
     return bench
 

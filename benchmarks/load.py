@@ -83,6 +83,13 @@ class Load:
         self.open(sockets)
         return self
 
+    def publish_to(self, relay: Relay) -> Self:
+        """Let the publishers that are sockets connect to another relay than the watchers did."""
+        self._child.tell(f"target {relay.port} {doors.CONNECT_PATH}")
+        for frame in doors.first_frames(doors.PUBLISHERS):
+            self._child.tell(f"auth {frame}")
+        return self
+
     def open(self, sockets: int) -> None:
         """Open more of the same sockets, and return when each of them watches."""
         self._ask(f"open {sockets}")

@@ -118,16 +118,21 @@ def relay_command() -> list[str]:
 
 
 class Relay(Child):
-    """``relay serve`` on a free port, with the embedded broker or on a Redis."""
+    """``relay serve`` on a free port, with the embedded broker or on a Redis.
 
-    def __init__(self, command: list[str], scratch: Path, redis_port: int | None) -> None:
+    The one that is measured has the server's core to itself; a second one shares the load's.
+    """
+
+    def __init__(
+        self, command: list[str], scratch: Path, redis_port: int | None, *, measured: bool = True
+    ) -> None:
         self.port = machine.free_port()
         env = SETTINGS | {"PYTHONUNBUFFERED": "1"}
         if redis_port is not None:
             env["RELAY_REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
         super().__init__(
             [*command, "serve", "--port", str(self.port)],
-            machine.cores().server,
+            machine.cores().server if measured else machine.cores().load,
             env,
             scratch / f"relay-{self.port}.log",
         )
