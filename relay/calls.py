@@ -83,7 +83,8 @@ def response(call: Call, created_by: User) -> dict[str, Any]:
         "id": call_id,
         "cid": call.cid,
         "current_session_id": "",
-        "created_by": users.response(created_by),
+        # These two are beyond the specification: Stream's Python SDK misses them only here.
+        "created_by": users.response(created_by) | {"invisible": False, "shadow_banned": False},
         "custom": call.custom,
         "created_at": call.created_at,
         "updated_at": call.updated_at,

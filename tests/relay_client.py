@@ -132,7 +132,6 @@ class Client:
             self.close_code = self.socket.close_code
             self._news.set()
 
-
     def _take(self, frame: Frame) -> None:
         self.frames.append(frame)
         if "event_id" in frame and "id" not in frame:

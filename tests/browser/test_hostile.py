@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 import httpx
 import pytest
 from playwright.sync_api import expect
 
+from relay import tokens
+from relay.cli import credentials
 from tests.browser.conftest import OpenPage
 from tests.browser.demo_page import DemoPage
 from tests.processes import RelayProcess
@@ -34,15 +37,15 @@ def ada(memory_relay: RelayProcess, open_page: OpenPage, cid: str) -> DemoPage:
     return open_page().join(memory_relay.base_url, cid, "Ada")
 
 
-def send(relay: RelayProcess, cid: str, custom: Any, user_id: str = "mallory") -> None:
-    """Send an event as a backend does, so that only the page can be what stops it."""
-    response = httpx.post(
-        f"{relay.base_url}/api/v2/video/call/{cid.replace(':', '/')}/event",
-        params={"api_key": "demo"},
-        headers={"authorization": relay.demo_token(), "stream-auth-type": "jwt"},
-        json={"custom": custom, "user_id": user_id},
-    )
-    assert response.status_code == 201, response.text
+def send(relay: RelayProcess, cid: str, *customs: Any) -> None:
+    """Send events as a backend does, so that only the page can be what stops them."""
+    token = tokens.issue(credentials.DEMO.secret, user_id=None, now=time.time(), life_s=60)
+    headers = {"authorization": token, "stream-auth-type": "jwt"}
+    path = f"/api/v2/video/call/{cid.replace(':', '/')}/event?api_key={credentials.DEMO.key}"
+    with httpx.Client(base_url=relay.base_url, headers=headers) as client:
+        for custom in customs:
+            response = client.post(path, json={"custom": custom, "user_id": "mallory"})
+            assert response.status_code == 201, response.text
 
 
 def expect_unharmed(page: DemoPage) -> None:
@@ -91,9 +94,7 @@ def test_a_hostile_name_is_text(
 def test_a_storm_leaves_the_newest_rows_and_a_page_that_works(
     memory_relay: RelayProcess, ada: DemoPage, cid: str
 ) -> None:
-    with memory_relay_client(memory_relay) as client:
-        for number in range(260):
-            client.send(cid, {"n": number})
+    send(memory_relay, cid, *({"n": number} for number in range(260)))
     ada.until(lambda: ada.page.evaluate("relayDemo.call.position.offset") == 260, "up to date")
     expect(ada.rows()).to_have_count(200)
     assert ada.offsets()[-1] == 260

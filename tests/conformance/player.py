@@ -12,6 +12,7 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -49,7 +50,7 @@ class Player:
             while lines:
                 line = lines.pop(0)
                 if line.text == "in any order":
-                    group = list(itertools.takewhile(lambda other: _continues(line, other), lines))
+                    group = list(itertools.takewhile(partial(_continues, line), lines))
                     del lines[: len(group)]
                 else:
                     group = [line] * line.times

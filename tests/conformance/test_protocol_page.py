@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from relay import errors, events
 from relay.errors import Close, RelayError
+from relay.gateway.connection import NOISE_LIMIT
+from relay.gateway.session import ARRAY_LIMIT, HEARTBEAT_S
 from relay.settings import Settings
 from tests.conformance import transcripts
 
@@ -84,3 +86,7 @@ def test_the_limits_are_the_settings() -> None:
     )
     assert said["calls one socket watches"] == str(settings.watch_limit)
     assert said["sockets of one user on one process"] == str(settings.user_connections)
+    assert said["messages in an array"] == str(ARRAY_LIMIT)
+    assert said["frames that bring no message: pings, pongs, fragments"] == (
+        f"{NOISE_LIMIT:,} in {HEARTBEAT_S:g} s".replace(",", " ")
+    )

@@ -12,6 +12,7 @@ import pytest
 from relay import metrics, wire
 from relay.broker import Unavailable
 from relay.events import Position
+from relay.gateway import frames
 from relay.gateway.call import Batch
 from relay.gateway.hub import CHECK_BATCH, UNSUBSCRIBE_AFTER_S, Hub
 from tests.gateway.fakes import CID, FAKE_TIME, FakeBroker, FakeWatcher, gathered, turns
@@ -455,7 +456,7 @@ async def test_a_repair_goes_on_when_one_watcher_left_and_ends_with_the_call(
     assert len(broker.asked("history")) == reads
 
 
-# -- a lost tail, an interruption -------------------------------------------------------------------
+# -- a lost tail, an interruption -----------------------------------------------------------------
 
 
 async def test_a_lost_tail_is_found_within_thirty_seconds(
@@ -563,8 +564,6 @@ async def test_closing_ends_every_task(broker: FakeBroker, john: FakeWatcher) ->
 
 
 def test_the_notice_of_a_loss_names_the_position_to_go_on_from() -> None:
-    from relay.gateway import frames
-
     assert wire.decode(frames.lost(CID, at(7))) == {
         "type": "call.position", "call_cid": CID, "epoch": "e1", "offset": 7, "recovered": False,
     }  # fmt: skip

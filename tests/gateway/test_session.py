@@ -114,7 +114,9 @@ def test_the_welcome_opens_the_conversation() -> None:
 
 
 ALG_NONE = forged("none", {"user_id": "john"}, lambda said: b"")
-HS512 = forged("HS512", {"user_id": "john"}, lambda said: hmac.digest(SECRET.encode(), said, "sha512"))
+HS512 = forged(
+    "HS512", {"user_id": "john"}, lambda said: hmac.digest(SECRET.encode(), said, "sha512")
+)
 
 REFUSED_LOGINS: Mapping[str, tuple[str, int, str]] = {
     "expired": (first_frame(token(exp=NOW - 1)), 40, "token_expired"),
@@ -255,7 +257,7 @@ REFUSED_COMMANDS: Mapping[str, tuple[dict[str, Any], int, str]] = {
     "no type": ({}, 4, "unknown_command"),
     "unknown type": ({"type": "call.dance"}, 4, "unknown_command"),
     "type a list": ({"type": [["call.watch"]]}, 4, "unknown_command"),
-    "type a huge number": ({"type": 10**600}, 4, "not_json"),
+    "type a huge number": ({"type": 10**600}, 4, "unknown_command"),
     "watch without a cid": ({"type": "call.watch"}, 4, "bad_cid"),
     "cid with spaces": ({"type": "call.watch", "call_cid": "default:a b"}, 4, "bad_cid"),
     "cid with slashes": ({"type": "call.watch", "call_cid": "default:a/b"}, 4, "bad_cid"),
@@ -316,8 +318,7 @@ def test_a_bad_command_is_refused_under_its_id_and_the_next_one_works(name: str)
     action = say(session, **{"id": 5, **message})
     error = refused(action)
     assert (error.code, error.reason) == (code, reason)
-    if reason != "not_json":
-        assert action.id == 5
+    assert action.id == 5
     assert isinstance(say(session, type="call.watch", call_cid=CID), Watch)
 
 
@@ -529,7 +530,9 @@ def answered(actions: list[Action]) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text() | JSON.map(json.dumps) | COMMAND.map(json.dumps) | st.lists(COMMAND).map(json.dumps))
+@given(
+    st.text() | JSON.map(json.dumps) | COMMAND.map(json.dumps) | st.lists(COMMAND).map(json.dumps)
+)
 def test_any_text_is_a_command_or_a_refusal(text: str) -> None:
     answered(opened().received(text, NOW_NS))
 
@@ -538,7 +541,9 @@ def test_any_text_is_a_command_or_a_refusal(text: str) -> None:
 @given(
     st.text()
     | JSON.map(json.dumps)
-    | st.fixed_dictionaries({"token": JSON | st.just(token()), "user_details": JSON}).map(json.dumps)
+    | st.fixed_dictionaries({"token": JSON | st.just(token()), "user_details": JSON}).map(
+        json.dumps
+    )
 )
 def test_any_first_frame_is_a_login_or_a_refusal(text: str) -> None:
     answered(new().received(text, NOW_NS))
@@ -546,7 +551,7 @@ def test_any_first_frame_is_a_login_or_a_refusal(text: str) -> None:
 
 def test_the_server_token_of_both_sdks_is_recognised() -> None:
     """python signs an empty claim set, node says server: true; neither may open a socket."""
-    for given in (tokens.issue(SECRET, user_id=None, now=NOW), token(None)):
-        [end] = new().received(first_frame(given), NOW_NS)
+    for servers in (tokens.issue(SECRET, user_id=None, now=NOW), token(None)):
+        [end] = new().received(first_frame(servers), NOW_NS)
         assert isinstance(end, End)
         assert end.why == "not_allowed"

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from tests.processes import RelayProcess, relay_pair
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, redis_server
 
-
-@pytest.fixture(scope="package")
-def redis_server() -> Iterator[RedisServer]:
-    """A server that no test may break."""
-    with RedisServer() as server:
-        yield server
+__all__ = ["redis_server"]
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +28,3 @@ def relay(request: pytest.FixtureRequest) -> Iterator[RelayProcess]:
         url = server.url
     with RelayProcess(redis_url=url) as process:
         yield process
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=10) as client:
-        yield client

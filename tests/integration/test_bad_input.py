@@ -234,7 +234,7 @@ async def test_a_socket_that_floods_is_told_then_closed_and_nobody_else_notices(
 
 
 async def test_pings_of_a_peer_that_never_reads_cost_bounded_memory(relay: RelayProcess) -> None:
-    before = relay.resident_bytes()
+    before, floods = relay.resident_bytes(), await counted(relay, closed("flood"))
     async with connected(relay, "john") as hostile:
         transport = hostile.socket.transport
         transport.pause_reading()
@@ -246,6 +246,7 @@ async def test_pings_of_a_peer_that_never_reads_cost_bounded_memory(relay: Relay
                 if transport.is_closing() or transport.get_write_buffer_size() > 1_000_000:
                     break
         assert relay.resident_bytes() < before + 20_000_000
+        assert await counted(relay, closed("flood")) == floods + 1
         async with connected(relay, "jane") as jane:
             await check_good(jane)
         transport.resume_reading()

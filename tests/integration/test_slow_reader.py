@@ -1,4 +1,4 @@
-"""A real socket that stops reading while 100 MB are published: it is cut off, nobody else notices."""
+"""A real socket that stops reading while 100 MB are published: cut off, and nobody else notices."""
 
 from __future__ import annotations
 

@@ -1,0 +1,116 @@
+"""A gateway on the embedded store and a broker that fails on demand, wired as in ``app``."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+import pytest
+from prometheus_client import REGISTRY
+
+from relay import metrics
+from relay.broker.memory import MemoryStore
+from relay.doors import Door
+from relay.forwarded import read_networks
+from relay.gateway.hub import Hub
+from relay.gateway.session import Rules
+from relay.gateway.sockets import SocketLimits, Sockets
+from tests.gateway.fakes import FakeBroker, turns
+
+SECRET = "a secret of at least thirty-two bytes"
+NOW_NS = 1_800_000_000 * 10**9
+
+
+@dataclass
+class Gateway:
+    """The parts, and a clock in nanoseconds that goes with the loop's."""
+
+    sockets: Sockets
+    hub: Hub
+    broker: FakeBroker
+    store: MemoryStore
+    now_ns: Callable[[], int]
+
+
+def token(user_id: str | None = "john", **claims: Any) -> str:
+    return jwt.encode({"user_id": user_id, **claims} if user_id else claims, SECRET)
+
+
+def counted(metric: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(metric, labels) or 0.0
+
+
+def closed(why: str) -> float:
+    return counted("relay_sockets_closed_total", why=why)
+
+
+def refused(reason: str) -> float:
+    return counted("relay_refused_total", door="socket", reason=reason)
+
+
+MakeGateway = Callable[..., Gateway]
+
+
+@asynccontextmanager
+async def gateways() -> AsyncIterator[MakeGateway]:
+    """Make gateways; afterwards nothing may be left of their sockets, watches and tasks."""
+    made: list[Gateway] = []
+    before = (metrics.CONNECTIONS._value.get(), metrics.WATCHES._value.get())
+
+    def make(
+        limits: dict[str, Any] | None = None, rules: dict[str, Any] | None = None, **more: Any
+    ) -> Gateway:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def now_ns() -> int:
+            return NOW_NS + int((loop.time() - began) * 1e9)
+
+        broker, store = FakeBroker(), MemoryStore()
+        hub = Hub(broker, random.Random(7))
+        broker.listener = hub
+        sockets = Sockets(
+            hub=hub,
+            store=more.pop("store", store),
+            door=Door("socket", broker),
+            rules=Rules(keys={"key": (SECRET,)}, new_id=lambda: "minted", **(rules or {})),
+            limits=SocketLimits(**(limits or {})),
+            node="here",
+            secret=SECRET,
+            clock=now_ns,
+            trusted=read_networks("127.0.0.1"),
+            **more,
+        )
+        made.append(Gateway(sockets, hub, broker, store, now_ns))
+        return made[-1]
+
+    yield make
+    for gateway in made:
+        await gateway.sockets.drain(5.0)
+        await turns()
+        await gateway.sockets.aclose()
+        await gateway.hub.aclose()
+        assert not gateway.sockets._open
+        assert not gateway.sockets._by_id
+        assert not gateway.sockets._by_user
+        assert len(gateway.sockets.tasks) == 0
+    assert before == (metrics.CONNECTIONS._value.get(), metrics.WATCHES._value.get())
+
+
+@pytest.fixture
+async def make_gateway() -> AsyncIterator[MakeGateway]:
+    async with gateways() as make:
+        yield make
+
+
+@pytest.fixture
+async def gateway(make_gateway: MakeGateway) -> Gateway:
+    gateway = make_gateway()
+    await gateway.sockets.start()
+    await gateway.hub.start()
+    return gateway

@@ -1,0 +1,240 @@
+"""Listening sockets, the words a relay says as it starts, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from relay import server, wire
+from relay.app import App
+from relay.server import SEND_BUFFER_BYTES, HttpProtocol, Server, base_url, listen
+from relay.settings import Settings
+from tests.bad_input import SIX_KEYS
+
+pytestmark = pytest.mark.anyio
+
+MEMORY = Settings(port=0, api_key="key", api_secret="a secret of at least thirty-two bytes")
+REDIS = Settings(port=0, redis_url="redis://127.0.0.1:1")
+
+
+@pytest.fixture(autouse=True)
+def _collector() -> Iterator[None]:
+    """Give the garbage collector back as it was: a server tunes it for its own life."""
+    before = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
+
+
+def on_port(settings: Settings, port: int) -> Settings:
+    return msgspec.structs.replace(settings, port=port)
+
+
+# -- listening ------------------------------------------------------------------------------------
+
+
+def test_with_the_embedded_broker_the_port_is_ours_alone() -> None:
+    with listen(MEMORY) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            listen(on_port(MEMORY, port))
+        with pytest.raises(OSError, match="in use"):
+            listen(on_port(REDIS, port))
+
+
+def test_with_redis_processes_share_the_port() -> None:
+    with listen(REDIS) as first:
+        port = first.getsockname()[1]
+        with listen(on_port(REDIS, port)) as second:
+            first.listen()
+            second.listen()
+            assert second.getsockname()[1] == port
+            with pytest.raises(OSError, match="in use"):
+                listen(on_port(MEMORY, port))
+
+
+def test_a_listening_socket_bounds_what_the_kernel_hides() -> None:
+    with listen(MEMORY) as listener:
+        # Linux doubles what it is asked for, for its own book-keeping.
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+
+def test_an_address_that_is_not_ours_is_an_error_that_closes_the_socket() -> None:
+    with pytest.raises(OSError, match="assign"):
+        listen(Settings(host="192.0.2.1", port=0))
+
+
+def test_a_port_that_is_taken_ends_the_start_with_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with listen(MEMORY) as taken:
+        port = taken.getsockname()[1]
+        assert server.serve(on_port(MEMORY, port), False, lambda _: None) == 1
+    assert capsys.readouterr().err == (
+        f"relay: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    )
+
+
+def test_a_broker_that_is_absent_ends_the_start_with_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{unused.getsockname()[1]}"
+        settings = Settings(port=0, api_key="key", api_secret="secret", redis_url=url)
+        assert server.serve(settings, False, lambda _: None) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("relay: ")
+    assert complaint.count("\n") == 1
+
+
+# -- what it says ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("relay.example", "http://relay.example:8000"),
+    ],
+)
+def test_the_address_can_be_clicked(host: str, url: str) -> None:
+    assert base_url(Settings(host=host), 8000) == url
+
+
+def test_with_a_certificate_it_is_https() -> None:
+    assert base_url(Settings(tls_cert="relay.pem"), 443) == "https://127.0.0.1:443"
+
+
+def test_the_demo_says_where_its_page_is(capsys: pytest.CaptureFixture[str]) -> None:
+    server.announce(Settings(), 8000, demo=False)
+    server.announce(Settings(), 8000, demo=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "relay: listening on http://127.0.0.1:8000",
+        "relay: listening on http://127.0.0.1:8000",
+        "relay: open the demo page: http://127.0.0.1:8000/",
+    ]
+
+
+# -- HTTP that is none ----------------------------------------------------------------------------
+
+
+class Transport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+async def test_what_is_not_http_is_answered_in_six_keys() -> None:
+    config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
+    config.load()
+    protocol = HttpProtocol(config=config, server_state=ServerState(), app_state={})
+    transport = Transport()
+    protocol.connection_made(transport)
+    protocol.data_received(b"\x16\x03\x01\x02\x00\x01 this is TLS")
+    head, _, body = transport.sent.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert f"content-length: {len(body)}".encode() in head
+    assert set(wire.decode(body)) == SIX_KEYS
+    assert transport.closed
+
+
+# -- the end --------------------------------------------------------------------------------------
+
+
+class Draining(App):
+    """An application whose sockets take their time to go."""
+
+    def __init__(self) -> None:
+        super().__init__(MEMORY)
+        self.began = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.was_cancelled = False
+
+    async def drain(self) -> None:
+        self.began.set()
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            raise
+
+
+async def started(app: App) -> tuple[Server, socket.socket]:
+    ports: list[int] = []
+    server_ = Server(uvicorn.Config(app.asgi, lifespan="off", log_config=None), app, ports.append)
+    server_.config.load()
+    server_.lifespan = server_.config.lifespan_class(server_.config)
+    listener = listen(MEMORY)
+    await server_.startup([listener])
+    assert ports == [listener.getsockname()[1]]
+    return server_, listener
+
+
+async def test_the_sockets_are_drained_before_the_rest_ends() -> None:
+    app = Draining()
+    server_, listener = await started(app)
+    stopping = asyncio.create_task(server_.shutdown([listener]))
+    await app.began.wait()
+    assert not stopping.done()
+    app.may_end.set()
+    await asyncio.wait_for(stopping, 5)
+    assert not app.was_cancelled
+
+
+async def test_a_second_signal_ends_the_drain() -> None:
+    app = Draining()
+    server_, listener = await started(app)
+    server_.handle_exit(signal.SIGTERM, None)
+    assert (server_.should_exit, server_.force_exit) == (True, False)
+    stopping = asyncio.create_task(server_.shutdown([listener]))
+    await app.began.wait()
+    server_.handle_exit(signal.SIGTERM, None)
+    await asyncio.wait_for(stopping, 5)
+    assert app.was_cancelled
+
+
+def test_the_whole_of_it_serves_and_ends_with_0_on_a_signal() -> None:
+    """``serve`` in this process: the signal comes once it listens."""
+    ports: list[int] = []
+
+    def listening(port: int) -> None:
+        ports.append(port)
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            signal.raise_signal(signal.SIGTERM)
+
+    assert server.serve(MEMORY, False, listening) == 0
+    assert ports[0] > 0
+
+
+async def test_tls_needs_no_proxy(tmp_path: Path) -> None:
+    settings = Settings(tls_cert=str(tmp_path / "a.pem"), tls_key=str(tmp_path / "b.pem"))
+    config = server._uvicorn_config(settings, Draining())
+    assert (config.ssl_certfile, config.ssl_keyfile) == (settings.tls_cert, settings.tls_key)
+    with pytest.raises((OSError, ssl.SSLError)):
+        config.load()

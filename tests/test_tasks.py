@@ -1,0 +1,105 @@
+"""Tasks have an owner that ends them; waits have a limit."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay.errors import Unavailable
+from relay.tasks import Tasks, within
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_task_is_kept_until_it_ends() -> None:
+    tasks, gate = Tasks("test"), asyncio.Event()
+
+    async def work() -> int:
+        await gate.wait()
+        return 7
+
+    task = tasks.spawn(work())
+    assert len(tasks) == 1
+    gate.set()
+    assert await task == 7
+    await asyncio.sleep(0)
+    assert len(tasks) == 0
+
+
+async def test_closing_cancels_and_waits_for_the_clean_up() -> None:
+    tasks, ended = Tasks("test"), []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    for _ in range(3):
+        tasks.spawn(work())
+    await asyncio.sleep(0)
+    await tasks.aclose()
+    assert ended == [True] * 3
+    assert len(tasks) == 0
+
+
+async def test_closing_ends_what_is_started_by_what_ends() -> None:
+    tasks = Tasks("test")
+    before = asyncio.all_tasks()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            tasks.spawn(asyncio.sleep(3600))
+
+    tasks.spawn(work())
+    await asyncio.sleep(0)
+    await tasks.aclose()
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_task_may_close_its_own_owner() -> None:
+    tasks = Tasks("test")
+
+    async def work() -> str:
+        await tasks.aclose()
+        return "alive"
+
+    assert await tasks.spawn(work()) == "alive"
+
+
+async def test_a_failure_is_logged_unless_it_is_for_whoever_waits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tasks = Tasks("the test")
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    await asyncio.gather(
+        tasks.spawn(fail(ValueError("a bug"))),
+        tasks.spawn(fail(Unavailable("away"))),
+        return_exceptions=True,
+    )
+    await asyncio.sleep(0)
+    logged = capsys.readouterr().out
+    assert logged.count("background task failed") == 1
+    assert "a bug" in logged
+    assert "the test" in logged
+
+
+async def test_a_wait_that_is_too_long_is_told_as_unavailable() -> None:
+    with pytest.raises(Unavailable, match=r"waiting for Godot took more than 0.01 s: try again"):
+        async with within(0.01, "waiting for Godot"):
+            await asyncio.Event().wait()
+
+
+async def test_a_wait_that_is_short_enough_is_left_alone() -> None:
+    async with within(10, "this"):
+        await asyncio.sleep(0)
+    with pytest.raises(ValueError, match="its own"):
+        async with within(10, "this"):
+            raise ValueError("its own")

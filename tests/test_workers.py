@@ -1,0 +1,108 @@
+"""Several workers on one port: looked after, replaced, and ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import RelayProcess
+from tests.redis_server import RedisServer, redis_server
+
+__all__ = ["redis_server"]
+
+
+def workers_of(relay: RelayProcess) -> set[int]:
+    """Return the processes that serve: spawned children of the supervisor."""
+    children = Path(f"/proc/{relay.pid}/task/{relay.pid}/children").read_text().split()
+    return {int(pid) for pid in children if b"spawn_main" in command_of(int(pid))}
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def eventually(holds: Callable[[], bool], what: str, limit_s: float = 15.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not come about"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def relay(redis_server: RedisServer) -> Iterator[RelayProcess]:
+    process = RelayProcess(redis_url=redis_server.url, redis_prefix="workers-test:", workers=2)
+    process.start()
+    yield process
+    if command_of(process.pid):
+        process.terminate()
+    process.wait()
+
+
+def answers(relay: RelayProcess) -> bool:
+    with socket.create_connection(("127.0.0.1", relay.port), timeout=5) as probe:
+        probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")
+        return probe.recv(64).startswith(b"HTTP/1.1 200")
+
+
+def test_a_worker_that_is_killed_is_replaced_while_the_other_serves(relay: RelayProcess) -> None:
+    victim, survivor = sorted(workers_of(relay))
+    os.kill(victim, signal.SIGKILL)
+    eventually(
+        lambda: len(workers_of(relay)) == 2 and victim not in workers_of(relay), "a new worker"
+    )
+    assert survivor in workers_of(relay)
+    relay.wait_for(lambda: relay.log.count('"event": "listening"') == 3, 15, "whole again")
+    for _ in range(10):
+        assert answers(relay)
+
+
+def test_a_signal_while_a_dead_worker_waits_for_its_heir_ends_all_at_once(
+    relay: RelayProcess,
+) -> None:
+    """The pause grows with every early death; nobody who stops the relay waits it out."""
+    for _ in range(4):
+        eventually(lambda: len(workers_of(relay)) == 2, "two workers")
+        os.kill(min(workers_of(relay)), signal.SIGKILL)
+        eventually(lambda: len(workers_of(relay)) < 2, "a death")
+    before = workers_of(relay)
+    began = time.monotonic()
+    relay.terminate()
+    assert relay.wait() == 0
+    assert time.monotonic() - began < 5
+    assert not any(command_of(pid) for pid in before)
+
+
+def test_both_workers_dying_is_no_end(relay: RelayProcess) -> None:
+    for pid in workers_of(relay):
+        os.kill(pid, signal.SIGKILL)
+    relay.wait_for(lambda: relay.log.count('"event": "listening"') == 4, 20, "whole again")
+    assert answers(relay)
+    relay.terminate()
+    assert relay.wait() == 0
+
+
+def test_workers_do_not_outlive_their_supervisor(relay: RelayProcess) -> None:
+    workers = workers_of(relay)
+    os.kill(relay.pid, signal.SIGKILL)
+    eventually(lambda: not any(command_of(pid) for pid in workers), "the end of the workers")
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(redis_server: RedisServer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        relay = RelayProcess(redis_url=redis_server.url, workers=2, port=port)
+        relay.spawn()
+        assert relay.wait() == 1
+        assert f"relay: cannot listen on port {port}" in relay.log
+        assert "Traceback" not in relay.log
