@@ -51,8 +51,9 @@ const CLOSE_CODES = Object.freeze({
   4004: { action: "stop", floor: 0, reason: "the relay refused the connection" },
 });
 const TOKEN_EXPIRED = 40;
-/** A browser does not tell its page which of the two it was: both are 1006 without a handshake. */
+/** Why there was no handshake. A browser tells its page no more than that; unless it worked before. */
 const NOT_REACHED = "the relay cannot be reached, or does not allow this page";
+const NOT_REACHED_AGAIN = "the relay cannot be reached";
 
 /**
  * Every error of this client.
@@ -320,6 +321,7 @@ export class Relay extends Emitter {
   #token;
   #usedToken = null; // the one the relay judged last
   #socket = null;
+  #hasBeenOpen = false; // since it was made
   #round = 0; // counts dials; what an older one still awaits is dropped
   #attempt = 0; // failures since the last stable connection
   #refusal = null; // from a connection.error frame, until the close that follows it
@@ -539,6 +541,7 @@ export class Relay extends Emitter {
   #opened({ connection_id: connectionId, me }) {
     this.#disarm("connect");
     this.connectionId = connectionId;
+    this.#hasBeenOpen = true;
     if (me) this.user = me;
     this.#allowance = { left: PACE.burst, at: this.#clock.now() };
     this.#arm("stable", this.#timing.stable, () => (this.#attempt = 0));
@@ -553,7 +556,7 @@ export class Relay extends Emitter {
 
   #closed(code, reached) {
     const advice = adviseClose(code, this.#refusal);
-    const reason = reached ? advice.reason : NOT_REACHED;
+    const reason = reached ? advice.reason : this.#hasBeenOpen ? NOT_REACHED_AGAIN : NOT_REACHED;
     const expired = advice.action === "token";
     if (expired && this.#token === this.#usedToken) this.#token = null;
     const renewable = expired && (this.#token ?? this.#options.tokenProvider);

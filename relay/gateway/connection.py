@@ -402,16 +402,16 @@ class Connection(asyncio.Protocol):
         self._sockets.wheel.schedule(self, self._sockets.now() + CLOSE_TIMEOUT_S)
 
     def abort(self, why: str) -> None:
-        """Cut the peer off at once, unsent bytes and all."""
-        if not self._transport.is_closing():
+        """Cut the peer off at once, unsent bytes and all; counted unless ``end`` has done it."""
+        if self.is_open:
             metrics.CLOSED.labels(why).inc()
             log.info("socket cut off", why=why, peer=self.peer)
-        self._fd = -1
+        self._fd = self._direct = -1
         self._transport.abort()  # and leaves in the next turn: the hub may be writing just now
 
     def _leave(self) -> None:
         """Cease to watch. Every way of closing leads here; a second time does nothing."""
-        self._fd = -1
+        self._fd = self._direct = -1
         if self._worker is not None and self._worker.task is not None:
             self._worker.task.cancel()
         for cid in list(self.calls):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.demo_page import DemoPage
 from tests.processes import RelayProcess
@@ -22,6 +22,8 @@ CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic",
 ]  # fmt: skip
+
+expect.set_options(timeout=10_000)
 
 OpenPage = Callable[..., DemoPage]
 """Opens a page in a context of its own; its arguments are those of Playwright's contexts."""

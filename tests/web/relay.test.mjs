@@ -83,12 +83,15 @@ test("the wait is full jitter under a doubling, capped bound, above the close co
   }
 });
 
-test("a connection that stood and broke is not called unreachable", async () => {
-  const { sockets, states } = setUp();
+test("after a connection that stood, the origin is no longer suspected", async () => {
+  const { clock, sockets, states } = setUp();
   await settle();
   sockets[0].accept();
   sockets[0].cut(1006);
   assert.equal(states.at(-1).reason, "the connection was cut");
+  await clock.advance(TIMING.backoffMax);
+  sockets.at(-1).cut(1006);
+  assert.equal(states.at(-1).reason, "the relay cannot be reached");
 });
 
 test("the waiting state says when, why and after which code, and the waits grow", async () => {
