@@ -76,7 +76,7 @@ class Worker:
             case Refresh(command_id, claims):
                 for cid in claims.disallowed(connection.calls):
                     sockets.unwatch(connection, cid)
-                connection.schedule()
+                connection.schedule()  # the new token may end sooner than the next visit
                 return frames.refreshed(command_id)
         raise AssertionError(f"no worker needed for {action!r}")
 
@@ -92,7 +92,6 @@ class Worker:
             user = await self._sockets.save_user(action.user_id, action.profile)
             connection_id = self._sockets.admit(connection, user.id)
         except Refused as error:
-            self._sockets.door.refused(error)
             connection.perform(session.refused(error, now_ns))
         except Unavailable as error:
             connection.end(Close.TRY_AGAIN_LATER, error.message, error.reason)

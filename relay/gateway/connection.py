@@ -230,6 +230,8 @@ class Connection(asyncio.Protocol):
                 case Refuse(command_id, error):
                     self.refuse(command_id, error)
                 case End(code, reason, why, farewell):
+                    if farewell is not None:
+                        metrics.REFUSED.labels(self._sockets.door.name, why).inc()
                     self.end(code, reason, why, farewell)
                 case _:
                     self._enqueue(action)

@@ -90,6 +90,7 @@ def user(user_id: str = "john") -> User:
 class FakeCall:
     def __init__(self) -> None:
         self.epochs = [Epoch("e1", 1)]
+        self.taken_over = 0
         self.offset = 0
         self.entries: list[Entry] = []
 
@@ -233,7 +234,9 @@ class FakeBroker:
         call = self.call(cid)
         call.entries = [entry for entry in call.entries if entry.offset <= keep]
         call.offset = keep
-        call.epochs.append(Epoch(f"e{len(call.epochs) + 1}", keep + 1))
+        call.epochs = [epoch for epoch in call.epochs if epoch.start <= keep + 1]
+        call.taken_over += 1
+        call.epochs.append(Epoch(f"e{1 + call.taken_over}", keep + 1))
 
 
 # -- watchers -----------------------------------------------------------------------------------

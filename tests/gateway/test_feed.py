@@ -172,6 +172,7 @@ class World:
     epochs: list[Epoch] = field(default_factory=lambda: [E1])
     entries: list[Entry] = field(default_factory=list)
     top: int = 0
+    taken_over: int = 0
     in_flight: list[tuple[Position, bytes]] = field(default_factory=list)
     page_asked: int | None = None
     page_read: History | None = None
@@ -197,7 +198,10 @@ class World:
     def fail_over(self, lost: int) -> None:
         self.top = max(0, self.top - lost)
         self.entries = [entry for entry in self.entries if entry.offset <= self.top]
-        self.epochs.append(Epoch(f"e{len(self.epochs) + 1}", self.top + 1))
+        # What the new primary has is a beginning of what happened, its table of epochs too.
+        self.epochs = [epoch for epoch in self.epochs if epoch.start <= self.top + 1]
+        self.taken_over += 1
+        self.epochs.append(Epoch(f"e{1 + self.taken_over}", self.top + 1))
 
     def read(self, after: int) -> History:
         entries = [entry for entry in self.entries if entry.offset > after]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay import wire
 from relay.broker import Entry, Epoch, History, Unavailable
 from relay.events import Position
 from relay.gateway.hub import Hub
@@ -413,10 +414,25 @@ def test_any_race_of_recovery_live_and_loss_ends_contiguous_or_told(
                 offset = int(told[5:]) if isinstance(told, str) else offset + 1
                 assert isinstance(told, str) or told == offset, watcher.offsets
             assert offset == top, (watcher.offsets, top)
+            final = {entry.offset: entry.body for entry in broker.call().entries}
+            for frame in since_last_report(watcher):
+                kept = final.get(frame["offset"])
+                assert kept is None or wire.decode(kept)["epoch"] == frame["epoch"], "replaced"
         await hub.aclose()
 
     with asyncio.Runner(loop_factory=FakeTimeLoop) as runner:
         runner.run(run())
+
+
+def since_last_report(watcher: FakeWatcher) -> list[dict[str, Any]]:
+    """Return the publications that a watcher got after it was last told of a loss."""
+    found: list[dict[str, Any]] = []
+    for frame in watcher.frames:
+        if frame["type"] == "call.position":
+            found.clear()
+        elif frame["type"] == "custom":
+            found.append(frame)
+    return found
 
 
 # -- pages --------------------------------------------------------------------------------------
