@@ -102,6 +102,12 @@ function colorOf(id) {
   return `c${sum % 6}`;
 }
 
+/** Make `items` the children of `list` without touching those that stay: they would appear anew. */
+function place(list, items) {
+  for (const item of [...list.children]) if (!items.includes(item)) item.remove();
+  items.forEach((item, i) => list.children[i] === item || list.insertBefore(item, list.children[i] ?? null));
+}
+
 /** You first, the others as the relay lists them. */
 export function showWatchers({ count, users: listed }, me) {
   const users = [...listed.filter(({ id }) => id === me?.id), ...listed.filter(({ id }) => id !== me?.id)];
@@ -113,7 +119,7 @@ export function showWatchers({ count, users: listed }, me) {
       class: `avatar ${colorOf(user.id)}${mine ? " me" : ""}`, title: names[i] + (mine ? " (you)" : ""), dataset: { user: user.id },
     }, el("span", { ariaHidden: "true" }, initials(names[i])), el("span", { class: "quiet" }, names[i]));
   });
-  $("watchers").replaceChildren(...items);
+  place($("watchers"), items);
   const first = users.map((user, i) => (user.id === me?.id ? "you" : names[i])).slice(0, 4);
   const more = users.length - first.length;
   const pages = count > users.length ? `, on ${count} screens` : "";

@@ -57,6 +57,9 @@ def test_pages_list_each_other_until_one_is_closed(
     memory_relay: RelayProcess, open_page: OpenPage, cid: str
 ) -> None:
     ada = open_page().join(memory_relay.base_url, cid, "Ada")
+    ada.watcher("Ada").evaluate("item => { item.dataset.mark = 'the same'; }")
+    shown = "item => item.getAnimations().map(({ startTime }) => startTime)"
+    appeared = ada.watcher("Ada").evaluate(shown)
     bob = open_page().join(memory_relay.base_url, cid, "Bob")
     for page in (ada, bob):
         for name in ("Ada", "Bob"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.gateway.wheel import Wheel
+from relay.gateway.wheel import VISITS_AT_ONCE, Wheel
 from tests.gateway.fakes import FAKE_TIME
 
 pytestmark = pytest.mark.anyio
@@ -111,6 +111,23 @@ def test_everyone_is_visited_once_neither_early_nor_late(times: list[float], str
         [visited] = entry.visits
         assert at <= visited <= at + 1 + stride
     assert not wheel._slots
+
+
+async def test_many_visits_leave_turns_to_others() -> None:
+    wheel = Wheel()
+    loop = asyncio.get_running_loop()
+    entries = [Entry() for _ in range(VISITS_AT_ONCE * 3)]
+    for entry in entries:
+        wheel.schedule(entry, loop.time())
+    turning = asyncio.create_task(wheel.run())
+    seen = set()
+    for _ in range(60):
+        seen.add(sum(bool(entry.visits) for entry in entries))
+        await asyncio.sleep(0.05 if len(seen) == 1 else 0)
+    assert seen >= {VISITS_AT_ONCE * n for n in (0, 1, 2, 3)}
+    assert all(len(entry.visits) == 1 for entry in entries)
+    turning.cancel()
+    await asyncio.gather(turning, return_exceptions=True)
 
 
 async def test_it_turns_once_a_second() -> None:
