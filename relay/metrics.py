@@ -15,11 +15,14 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 __all__ = ["CONTENT_TYPE_LATEST", "forget_process", "render"]
+
+disable_created_metrics()  # a series for when each counter began helps nobody
 
 ACCEPTED: Final = Counter(
     "relay_events_accepted", "Events that a door took from a sender.", ["door"]
