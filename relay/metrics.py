@@ -22,7 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 __all__ = ["CONTENT_TYPE_LATEST", "forget_process", "render"]
 
-disable_created_metrics()  # a series for when each counter began helps nobody
+disable_created_metrics()  # type: ignore[no-untyped-call] # a series for when each counter began helps nobody
 
 ACCEPTED: Final = Counter(
     "relay_events_accepted", "Events that a door took from a sender.", ["door"]

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from relay import forwarded
 from relay.tokens import Keys
 
 PREFIX: Final = "RELAY_"
@@ -202,6 +203,12 @@ def _check(settings: Settings) -> None:
         path = getattr(settings, field)
         if path and not Path(path).is_file():
             raise SettingsError(f"{env_name(field)}={path!r}: there is no such file")
+    try:
+        forwarded.read_networks(settings.trusted_proxies)
+    except ValueError as error:
+        raise SettingsError(
+            f"RELAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8: {error}"
+        ) from None
     if settings.webhook_freshness > settings.dedupe_window:
         raise SettingsError(
             "RELAY_WEBHOOK_FRESHNESS must not be over RELAY_DEDUPE_WINDOW: a webhook repeated in "

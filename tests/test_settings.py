@@ -150,3 +150,9 @@ def test_serve_needs_a_key_and_its_secret(missing: str) -> None:
     with pytest.raises(SettingsError, match=f"RELAY_{missing.upper()} is not set.*relay demo"):
         settings.check_serve(msgspec.structs.replace(complete, **{missing: ""}))
     settings.check_serve(complete)
+
+
+@pytest.mark.parametrize("text", ["*", "10.0.0.1/8", "proxy.example", "::1,*"])
+def test_trusted_proxies_that_are_no_networks_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="RELAY_TRUSTED_PROXIES"):
+        settings.read({"RELAY_TRUSTED_PROXIES": text})

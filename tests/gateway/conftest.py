@@ -20,7 +20,7 @@ from relay.forwarded import read_networks
 from relay.gateway.hub import Hub
 from relay.gateway.session import Rules
 from relay.gateway.sockets import SocketLimits, Sockets
-from tests.gateway.fakes import FakeBroker, turns
+from tests.gateway.fakes import FAKE_TIME, FakeBroker, FakeWatcher, turns
 
 SECRET = "a secret of at least thirty-two bytes"
 NOW_NS = 1_800_000_000 * 10**9
@@ -51,6 +51,31 @@ def closed(why: str) -> float:
 
 def refused(reason: str) -> float:
     return counted("relay_refused_total", door="socket", reason=reason)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> Any:
+    """An hour takes no time here, except where real sockets are at work."""
+    return FAKE_TIME
+
+
+@pytest.fixture
+def broker() -> FakeBroker:
+    return FakeBroker()
+
+
+@pytest.fixture
+async def hub(broker: FakeBroker) -> AsyncIterator[Hub]:
+    hub = Hub(broker, random.Random(7))
+    await broker.start(hub, lambda _: None)
+    await hub.start()
+    yield hub
+    await hub.aclose()
+
+
+@pytest.fixture
+def john() -> FakeWatcher:
+    return FakeWatcher("john")
 
 
 MakeGateway = Callable[..., Gateway]

@@ -75,6 +75,10 @@ def texts_in(data: bytes) -> Iterator[bytes]:
         data = data[start + length :]
 
 
+def at(offset: int, epoch: str = "e1") -> Position:
+    return Position(epoch, offset)
+
+
 def body(offset: int, epoch: str = "e1") -> bytes:
     """What watchers get of the publication at an offset."""
     return wire.encode({"type": "custom", "epoch": epoch, "offset": offset})

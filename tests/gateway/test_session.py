@@ -529,7 +529,7 @@ def answered(actions: list[Action]) -> None:
                 wire.decode(farewell)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.text() | JSON.map(json.dumps) | COMMAND.map(json.dumps) | st.lists(COMMAND).map(json.dumps)
 )
@@ -537,7 +537,7 @@ def test_any_text_is_a_command_or_a_refusal(text: str) -> None:
     answered(opened().received(text, NOW_NS))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.text()
     | JSON.map(json.dumps)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
@@ -14,28 +12,9 @@ from relay.broker import Roster
 from relay.events import Position
 from relay.gateway.hub import Hub
 from relay.gateway.watchers import INTERVAL_S, USERS_SHOWN
-from tests.gateway.fakes import CID, FAKE_TIME, FakeBroker, FakeWatcher
+from tests.gateway.fakes import CID, FakeBroker, FakeWatcher
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> Any:
-    return FAKE_TIME
-
-
-@pytest.fixture
-def broker() -> FakeBroker:
-    return FakeBroker()
-
-
-@pytest.fixture
-async def hub(broker: FakeBroker) -> AsyncIterator[Hub]:
-    hub = Hub(broker, random.Random(7))
-    await broker.start(hub, lambda _: None)
-    await hub.start()
-    yield hub
-    await hub.aclose()
 
 
 def elsewhere(*users: str, count: int | None = None) -> Roster:
