@@ -120,7 +120,7 @@ export function showWatchers({ count, users: listed }, me) {
     }, el("span", { ariaHidden: "true" }, initials(names[i])), el("span", { class: "quiet" }, names[i]));
   });
   place($("watchers"), items);
-  const first = users.map((user, i) => (user.id === me?.id ? "you" : names[i])).slice(0, 4);
+  const first = users.map((user, i) => (user.id === me?.id ? "you" : names[i])).slice(0, users.length > 5 ? 4 : 5); // "and 1 other" could have been the name
   const more = users.length - first.length;
   const pages = count > users.length ? `, on ${count} screens` : "";
   const alone = count === 1 && users[0]?.id === me?.id;

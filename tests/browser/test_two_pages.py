@@ -57,9 +57,6 @@ def test_pages_list_each_other_until_one_is_closed(
     memory_relay: RelayProcess, open_page: OpenPage, cid: str
 ) -> None:
     ada = open_page().join(memory_relay.base_url, cid, "Ada")
-    ada.watcher("Ada").evaluate("item => { item.dataset.mark = 'the same'; }")
-    shown = "item => item.getAnimations().map(({ startTime }) => startTime)"
-    appeared = ada.watcher("Ada").evaluate(shown)
     bob = open_page().join(memory_relay.base_url, cid, "Bob")
     for page in (ada, bob):
         for name in ("Ada", "Bob"):
@@ -68,6 +65,16 @@ def test_pages_list_each_other_until_one_is_closed(
     expect(ada.watcher("Bob")).to_have_count(0)
     expect(ada.watcher("Ada")).to_have_count(1)
     expect(ada.page.get_by_text("Just you so far")).to_be_visible()
+
+
+def test_who_is_listed_already_stays_untouched_when_others_come(
+    memory_relay: RelayProcess, open_page: OpenPage, cid: str
+) -> None:
+    ada = open_page().join(memory_relay.base_url, cid, "Ada")
+    ada.page.get_by_test_id("watchers").evaluate(_COUNT_REMOVALS)
+    open_page().join(memory_relay.base_url, cid, "Bob")
+    expect(ada.watchers).to_have_count(2)
+    assert ada.page.evaluate("removals") == 0
 
 
 def test_two_windows_of_one_browser_are_two_guests(
@@ -79,6 +86,12 @@ def test_two_windows_of_one_browser_are_two_guests(
         expect(page.watcher("Ada")).to_have_count(2)
 
 
+_COUNT_REMOVALS = """list => {
+  window.removals = 0;
+  new MutationObserver((records) => {
+    for (const { removedNodes } of records) window.removals += removedNodes.length;
+  }).observe(list, { childList: true });
+}"""
 _STANDS_STILL = """async () => {
   const { frames } = relayDemo.effects.stats();
   for (let i = 0; i < 3; i += 1) await new Promise(requestAnimationFrame);
