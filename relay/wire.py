@@ -10,6 +10,7 @@ import calendar
 import re
 import time
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -102,7 +103,12 @@ _RFC3339: Final = re.compile(
 def rfc3339(ns: int) -> str:
     """Return nanoseconds since 1970 as ``2026-11-23T07:34:33.477260007Z``, always nine digits."""
     seconds, fraction = divmod(ns, _NS)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:09d}Z"
+    return f"{_whole_seconds(seconds)}.{fraction:09d}Z"
+
+
+@lru_cache(maxsize=64)  # events of one second share it
+def _whole_seconds(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def parse_time(value: object, field: str = "created_at") -> int:
