@@ -14,14 +14,75 @@ from relay import users
 from relay.users import User
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A user's place in a call: members hear of it, whether they watch or not."""
+
+    user_id: str
+    created_at: int
+    updated_at: int
+    role: str = "user"
+    custom: dict[str, Any] = {}
+
+
+class Permissions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one user may do in a call beyond its role, or no longer."""
+
+    granted: tuple[str, ...] = ()
+    revoked: tuple[str, ...] = ()
+
+
+class Participant(msgspec.Struct, frozen=True, kw_only=True):
+    """A user who joined a call and has not left it; ``joined_at`` in nanoseconds since 1970."""
+
+    user_id: str
+    user_session_id: str
+    role: str
+    joined_at: int
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """From the first participant's joining until the last one's leaving."""
+
+    id: str
+    started_at: int
+    participants: tuple[Participant, ...] = ()
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A call as the store keeps it; times in nanoseconds since 1970."""
+    """A call as the store keeps it; times in nanoseconds since 1970.
+
+    ``members`` are in the order in which they came, each user once. ``settings`` holds only what
+    somebody overrode, ``permissions`` only users for whom something differs.
+    """
 
     cid: str
     created_by: str
     created_at: int
     updated_at: int
+    starts_at: int | None = None
+    ended_at: int | None = None
+    team: str = ""
+    video: bool = False
+    backstage: bool = False
     custom: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    members: tuple[Member, ...] = ()
+    blocked: tuple[str, ...] = ()
+    permissions: dict[str, Permissions] = {}
+
+    @property
+    def type(self) -> str:
+        """The part of the cid before the colon."""
+        return self.cid.partition(":")[0]
+
+    @property
+    def id(self) -> str:
+        """The part of the cid after the colon."""
+        return self.cid.partition(":")[2]
+
+    def member(self, user_id: str) -> Member | None:
+        """Return a user's membership, None when it is no member."""
+        return next((member for member in self.members if member.user_id == user_id), None)
 
 
 CAPABILITIES: Final = ("create-reaction", "join-call", "read-call")

@@ -20,19 +20,22 @@ epoch begins where another primary or a restart took over; counting goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from relay.calls import Call
 from relay.errors import Unavailable
 from relay.events import Event, Position, Publication
+from relay.filters import Query
 from relay.users import Profile, User
 
 __all__ = [
-    "Broker", "Entry", "Epoch", "History", "Inbox", "InboxEntry", "Limits", "Listener", "Roster",
-    "Store", "Unavailable",
+    "Broker", "Change", "Entry", "Epoch", "Found", "History", "Inbox", "InboxEntry", "Limits",
+    "Listener", "Roster", "Store", "Unavailable",
 ]  # fmt: skip
+
+T = TypeVar("T")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,21 +208,83 @@ class Inbox(Protocol):
         ...
 
 
+class Found(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """A page of what a query found, with the cursors of the pages around it (None = there is none).
+
+    A cursor is opaque, bound to the query that made it, and good for as long as nobody changes what
+    it stands at; it never leads to the same page again (no cycles).
+    """
+
+    items: tuple[T, ...]
+    next: str | None = None
+    prev: str | None = None
+
+
+class Change(NamedTuple):
+    """A call before and after a change; the same object twice when the change changed nothing."""
+
+    before: Call
+    after: Call
+
+
 class Store(Protocol):
-    """Calls and users. Reads see every write that was answered before."""
+    """Calls and users. Reads see every write that was answered before.
+
+    Whatever is changed is changed as one: two changes at once both happen, one after the other. A
+    function that describes a change is pure and may be called more than once; what it raises
+    (a ``Refused``) goes to the caller, and nothing was changed. Each method raises ``Unavailable``
+    when Redis is away.
+    """
 
     async def user(self, user_id: str) -> User | None:
         """Return a user, None when unknown."""
+        ...
+
+    async def users(self, user_ids: Collection[str]) -> dict[str, User]:
+        """Return users by their ids; unknown ones are left out."""
         ...
 
     async def save_user(self, user_id: str, profile: Profile, now_ns: int) -> User:
         """Create or change a user and return it."""
         ...
 
+    async def query_users(self, query: Query) -> Found[User]:
+        """Return the users that a query matches; raises ``BadInput`` when it would cost too much."""
+        ...
+
     async def call(self, cid: str) -> Call | None:
         """Return a call, None when it was never created."""
         ...
 
+    async def calls(self, cids: Collection[str]) -> dict[str, Call]:
+        """Return calls by their cids; those that were never created are left out."""
+        ...
+
     async def create_call(self, call: Call) -> tuple[Call, bool]:
         """Create a call unless it exists; return what is kept, and whether it was created."""
+        ...
+
+    async def change_call(self, cid: str, change: Callable[[Call], Call]) -> Change | None:
+        """Apply ``change`` to a call; None when there is no such call."""
+        ...
+
+    async def delete_call(self, cid: str) -> Call | None:
+        """Delete a call and return it as it was; None when there is no such call."""
+        ...
+
+    async def query_calls(self, query: Query) -> Found[Call]:
+        """Return the calls that a query matches.
+
+        An index narrows (``cid``, ``type``, ``created_by_user_id``, ``members``, ``created_at``),
+        the rest is filtered. Raises ``BadInput`` when more would have to be looked at than the
+        budget allows: the message says what to narrow the query by.
+        """
+        ...
+
+    async def spend(self, key: str, window_s: int, now_ns: int) -> int:
+        """Count one more use of ``key`` in the current window; return how many there were in it.
+
+        Windows are aligned: ``now_ns`` falls into the one that began at the last multiple of
+        ``window_s`` seconds. All processes count together.
+        """
         ...
