@@ -20,6 +20,7 @@ from relay.gateway.hub import Hub
 from relay.gateway.session import Rules
 from relay.gateway.sockets import SocketLimits, Sockets
 from relay.ingress import webhooks
+from relay.registry import Registry
 from relay.settings import Settings
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class App:
         return webhooks.routes(
             sources=sources,
             door=Door("webhook", self._broker),
+            registry=Registry(self._store),
             clock=time.time_ns,
             max_bytes=settings.webhook_max_bytes,
         )
@@ -143,6 +145,8 @@ class App:
             watches=self.sockets,
             clock=time.time_ns,
             ready=self._problems,
+            media=api.load_media(settings.media),
+            http_rate=settings.http_rate,
             custom_limit=settings.custom_max_bytes,
             max_bytes=max(API_MAX_BYTES, 8 * settings.custom_max_bytes),
             strict_calls=settings.strict_calls,

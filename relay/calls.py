@@ -6,11 +6,14 @@ want the specification's whole required set, so the relay always answers with it
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from relay import users
+from relay.errors import BadInput
 from relay.users import User
 
 
@@ -85,9 +88,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return next((member for member in self.members if member.user_id == user_id), None)
 
 
-CAPABILITIES: Final = ("create-reaction", "join-call", "read-call")
-"""What a user may do. Without ``send-audio`` and ``send-video`` no SDK asks for devices."""
-
 _RESOLUTION: Final = {"width": 1280, "height": 720, "bitrate": 1_500_000}
 _SETTINGS: Final[dict[str, Any]] = {
     "audio": {
@@ -136,26 +136,129 @@ _SETTINGS: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 
-def response(call: Call, created_by: User) -> dict[str, Any]:
-    """Return Stream's CallResponse, its times as integer nanoseconds."""
-    kind, _, call_id = call.cid.partition(":")
+def response(
+    call: Call, users_by_id: Mapping[str, User], session: Session | None = None
+) -> dict[str, Any]:
+    """Return Stream's CallResponse, its times as integer nanoseconds.
+
+    ``users_by_id`` has whom the call names; who is missing there is shown by its id alone.
+    """
     return {
-        "type": kind,
-        "id": call_id,
+        "type": call.type,
+        "id": call.id,
         "cid": call.cid,
-        "current_session_id": "",
-        # These two are beyond the specification: Stream's Python SDK misses them only here.
-        "created_by": users.response(created_by) | {"invisible": False, "shadow_banned": False},
+        "current_session_id": "" if session is None else session.id,
+        "created_by": _user(call.created_by, users_by_id, call.created_at),
         "custom": call.custom,
         "created_at": call.created_at,
         "updated_at": call.updated_at,
+        "starts_at": call.starts_at,
+        "ended_at": call.ended_at,
+        "team": call.team,
         "recording": False,
         "transcribing": False,
         "captioning": False,
         "translating": False,
-        "backstage": False,
-        "settings": _SETTINGS,
-        "blocked_user_ids": [],
+        "backstage": call.backstage,
+        "settings": merged(_SETTINGS, call.settings),
+        "blocked_user_ids": list(call.blocked),
         "ingress": {name: {"address": ""} for name in ("rtmp", "whip", "srt")},
         "egress": {"broadcasting": False, "rtmps": []},
+        **({} if session is None else {"session": session_response(session, users_by_id)}),
     }
+
+
+def member_response(member: Member, users_by_id: Mapping[str, User]) -> dict[str, Any]:
+    """Return Stream's MemberResponse, its times as integer nanoseconds."""
+    return {
+        "user_id": member.user_id,
+        "user": _user(member.user_id, users_by_id, member.created_at),
+        "role": member.role,
+        "custom": member.custom,
+        "created_at": member.created_at,
+        "updated_at": member.updated_at,
+    }
+
+
+def participant_response(
+    participant: Participant, users_by_id: Mapping[str, User]
+) -> dict[str, Any]:
+    """Return Stream's CallParticipantResponse, its times as integer nanoseconds."""
+    return {
+        "user": _user(participant.user_id, users_by_id, participant.joined_at),
+        "user_session_id": participant.user_session_id,
+        "role": participant.role,
+        "joined_at": participant.joined_at,
+    }
+
+
+def session_response(session: Session, users_by_id: Mapping[str, User]) -> dict[str, Any]:
+    """Return Stream's CallSessionResponse, its times as integer nanoseconds."""
+    participants = session.participants
+    return {
+        "id": session.id,
+        "started_at": session.started_at,
+        "participants": [participant_response(p, users_by_id) for p in participants],
+        "participants_count_by_role": dict(Counter(p.role for p in participants)),
+        "anonymous_participant_count": 0,
+        "accepted_by": {},
+        "missed_by": {},
+        "rejected_by": {},
+    }
+
+
+def _user(user_id: str, users_by_id: Mapping[str, User], known_at: int) -> dict[str, Any]:
+    user = users_by_id.get(user_id) or User(id=user_id, created_at=known_at, updated_at=known_at)
+    # Beyond the specification: Stream's Python SDK warns of each answer without these two.
+    return users.response(user) | {"invisible": False, "shadow_banned": False}
+
+
+# -- settings -----------------------------------------------------------------------------------
+
+
+def default_settings() -> dict[str, Any]:
+    """Return what holds for a call of which nobody overrode anything."""
+    return merged(_SETTINGS, {})
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what ``over`` says instead, object by object."""
+    result = dict(base)
+    for name, value in over.items():
+        below = base.get(name)
+        result[name] = merged(below, value) if isinstance(below, dict) else value
+    return result
+
+
+def read_settings(value: object, path: str) -> dict[str, Any]:
+    """Return the part of a settings override that the relay knows.
+
+    Raises ``BadInput`` naming the field whose type is not that of the default.
+    """
+    return _read_block(value, _SETTINGS, path)
+
+
+def _read_block(value: object, template: Mapping[str, Any], path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadInput(f"{path} must be a JSON object")
+    known = {name: value[name] for name in template if value.get(name) is not None}
+    return {
+        name: _read_setting(given, template[name], f"{path}.{name}")
+        for name, given in known.items()
+    }
+
+
+def _read_setting(value: object, default: Any, path: str) -> Any:
+    if isinstance(default, dict):
+        return _read_block(value, default, path)
+    if type(value) is not type(default):
+        raise BadInput(f"{path} must be {_KINDS[type(default)]}")
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        raise BadInput(f"{path} must be a list of strings")
+    if isinstance(value, str) and len(value) > LONGEST_SETTING:
+        raise BadInput(f"{path} may have at most {LONGEST_SETTING} characters")
+    return value
+
+
+LONGEST_SETTING: Final = 1024
+_KINDS: Final = {bool: "true or false", int: "a whole number", str: "a string", list: "a list"}

@@ -12,6 +12,7 @@
     │   │   └── BadSignature        401 / 43
     │   ├── NotAllowed              403 / 17
     │   ├── NotFound                404 / 16
+    │   │   └── NotServed           404 / 16, unrecoverable
     │   ├── MethodNotAllowed        405 / 4
     │   ├── TooSlow                 408 / 23
     │   ├── TooLarge                413 / 22
@@ -54,6 +55,7 @@ class RelayError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[int] = -1
     close: ClassVar[Close] = Close.INTERNAL_ERROR
+    unrecoverable: ClassVar[bool] = False
     reason: str = "internal"
 
     def __init__(
@@ -66,7 +68,10 @@ class RelayError(Exception):
             self.reason = reason
 
     def body(self, duration: str = "0.00ms") -> dict[str, Any]:
-        """Return the six keys that every error body carries (Stream's SDKs fail on five)."""
+        """Return the six keys that every error body carries (Stream's SDKs fail on five).
+
+        A seventh tells them not to try again.
+        """
         return {
             "code": self.code,
             "message": self.message,
@@ -74,6 +79,7 @@ class RelayError(Exception):
             "duration": duration,
             "more_info": "",
             "details": [],
+            **({"unrecoverable": True} if self.unrecoverable else {}),
         }
 
 
@@ -157,6 +163,13 @@ class NotFound(Refused):
     status = 404
     code = 16
     reason = "not_found"
+
+
+class NotServed(NotFound):
+    """Stream has it, the relay does not and will not: trying again is of no use."""
+
+    unrecoverable = True
+    reason = "not_served"
 
 
 class MethodNotAllowed(Refused):

@@ -123,7 +123,17 @@ def answer(
     body = {**content, "duration": _duration(request)}
     if not request.scope["path"].startswith("/api/v2/"):
         body = wire.with_rfc3339(body)
-    return _json(body, status, headers)
+    return _json(body, status, _told(request, headers))
+
+
+def set_header(request: Request, name: str, value: object) -> None:
+    """Let the answer to this request carry a header, whether it turns out an error or not."""
+    told: dict[str, str] = request.scope.setdefault("relay.headers", {})
+    told[name] = str(value)
+
+
+def _told(request: Request, more: Mapping[str, str] | None) -> dict[str, str]:
+    return {**request.scope.get("relay.headers", {}), **(more or {})}
 
 
 def position_fields(publication: Publication) -> dict[str, Any]:
@@ -154,7 +164,7 @@ def refusal(
     extra: Mapping[str, Any] | None = None,
 ) -> Response:
     """Return the answer to an error: its status, the six keys and ``extra``, when to come back."""
-    told = dict(headers or {})
+    told = _told(request, headers)
     if error.retry_after is not None:
         told["Retry-After"] = str(math.ceil(error.retry_after))
     if isinstance(error, TooSlow):

@@ -40,6 +40,9 @@ IGNORED: Final = Counter("relay_events_ignored", "Valid webhooks about no call."
 REFUSED: Final = Counter(
     "relay_refused", "Requests, frames and entries that were refused.", ["door", "reason"]
 )
+RATE_LIMITED: Final = Counter(
+    "relay_rate_limited", "Requests of users who made too many.", ["operation"]
+)
 CONNECTIONS: Final = Gauge(
     "relay_connections", "Open, authenticated sockets.", multiprocess_mode="livesum"
 )

@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_prefix: str = "relay:"
     allowed_origins: str = "*"
     sources: str = ""
+    media: str = ""
     strict_calls: bool = False
     guests: bool = True
     admin_token: str = ""
@@ -68,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     frame_max_bytes: int = 65_536
     command_rate: float = 20.0
     command_burst: int = 100
+    http_rate: int = 300
     first_frame_timeout: float = 10.0
     user_connections: int = 50
     watch_limit: int = 200
@@ -105,6 +107,7 @@ OPTIONS: Final[dict[str, Option]] = {
     "redis_prefix": Option("what every key and channel in Redis begins with"),
     "allowed_origins": Option("origins of pages that may connect, comma separated; * = any"),
     "sources": Option("TOML file that lists webhook sources beside 'stream'"),
+    "media": Option("TOML file that describes the media server whose keys joinCall hands out"),
     "strict_calls": Option("watching or sending to a call that was never created is refused"),
     "guests": Option("POST /video/guest gives tokens to whoever knows the API key"),
     "admin_token": Option("bearer token that guards operators' endpoints", secret=True),
@@ -126,6 +129,10 @@ OPTIONS: Final[dict[str, Option]] = {
         "commands one socket may send in the long run; 0 = no limit", "per second"
     ),
     "command_burst": Option("commands one socket may send at once", "commands"),
+    "http_rate": Option(
+        "requests a user may make of each operation, over all processes; 0 = no limit",
+        "per minute",
+    ),
     "first_frame_timeout": Option("how long a socket may take to authenticate", "seconds"),
     "user_connections": Option("sockets one user may hold on one process; 0 = no limit", "sockets"),
     "watch_limit": Option("calls one socket may watch at once", "calls"),
@@ -199,7 +206,7 @@ def _check(settings: Settings) -> None:
     _key_pairs(settings.keys)
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError("RELAY_TLS_CERT and RELAY_TLS_KEY go together: set both or none")
-    for field in ("tls_cert", "tls_key", "sources"):
+    for field in ("tls_cert", "tls_key", "sources", "media"):
         path = getattr(settings, field)
         if path and not Path(path).is_file():
             raise SettingsError(f"{env_name(field)}={path!r}: there is no such file")
@@ -223,7 +230,9 @@ def _check(settings: Settings) -> None:
         )
 
 
-_ZERO_MEANS_OFF: Final = ("port", "custom_max_bytes", "command_rate", "user_connections")
+_ZERO_MEANS_OFF: Final = (
+    "port", "custom_max_bytes", "command_rate", "http_rate", "user_connections",
+)  # fmt: skip
 
 
 def _check_ranges(settings: Settings) -> None:

@@ -36,13 +36,14 @@ Keys = Mapping[str, Sequence[str]]
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """What a verified token says. ``user_id`` None means a server. ``call_cids`` None means any.
 
-    ``expires`` is in seconds since 1970, None for a token without an end.
+    ``issued`` and ``expires`` are in seconds since 1970, None for a token that does not say.
     """
 
     api_key: str
     user_id: str | None = None
     role: str | None = None
     call_cids: frozenset[str] | None = None
+    issued: float | None = None
     expires: float | None = None
 
     @property
@@ -60,6 +61,14 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         if self.call_cids is None:
             return []
         return [cid for cid in cids if cid not in self.call_cids]
+
+    def check_revoked(self, before_ns: int) -> None:
+        """Raise ``Unauthenticated`` when tokens issued before that time are worth nothing any more.
+
+        A token that does not say when it was issued was issued before any time.
+        """
+        if before_ns and (self.issued or 0.0) * 1e9 < before_ns:
+            raise Unauthenticated("the token was revoked: get a new one", reason="token_revoked")
 
     def check_time(self, now: float) -> None:
         """Raise ``TokenExpired`` when the token has ended by ``now``."""
@@ -147,6 +156,7 @@ def _claims(payload: Mapping[str, Any], api_key: str) -> Claims:
         user_id=user_id,
         role=role,
         call_cids=call_cids,
+        issued=_seconds(payload, "iat"),
         expires=_seconds(payload, "exp"),
     )
 

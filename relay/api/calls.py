@@ -1,104 +1,333 @@
-"""Calls: read one, create one by asking for it, and watch it on the way.
+"""Calls: read one, create one by asking for it, change, find, end and delete them.
 
-``connection_id`` in the query is what makes a request watch: that is how Stream's SDKs say it.
+Watching happens on the way: whoever is to watch does so before the answer's state is read, so that
+what the answer does not show arrives as an event.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay import calls, events, http
-from relay.api import fields
-from relay.api.context import Context, check_not_anonymous, check_same_user, is_anonymous
+from relay import calls, events, filters, http, permissions
+from relay.api import fields, views
+from relay.api.context import Caller, Context, check_same_user, no_such_call
 from relay.api.fields import Named
+from relay.api.members import read_members
 from relay.calls import Call
-from relay.errors import BadInput, NotAllowed, NotFound
-from relay.tokens import Claims
-from relay.users import Profile, User
+from relay.errors import BadInput
+from relay.users import Profile
 
-_FLAGS: Final = {"true": True, "false": False}
+LONGEST_TEAM: Final = 128
+
+_CALL_SORT: Final = (filters.Sort("created_at", ascending=False),)
 
 
-async def get(api: Context, request: Request) -> Response:
+async def get(api: Context, request: Request, caller: Caller) -> Response:
     """Answer ``GET …/call/{type}/{id}``."""
-    claims = api.claims(request)
-    cid = api.cid(request, claims)
-    connection_id = _watching(request, claims, {})
-    call = await api.store.call(cid)
-    if call is None:
-        raise NotFound(f"the call {cid} was never created", reason="no_such_call")
-    await _attach(api, claims, cid, connection_id)
-    return http.answer(request, await _state(api, claims, call))
+    cid = api.cid(request, caller)
+    connection_id = views.watching(request, caller, {})
+    members = views.members_limit(request, {})
+    call = await api.call(cid)
+    caller.check_may("read-call", call)
+    if connection_id is not None:
+        await views.watch(api, caller, connection_id, [cid])
+        call = await api.call(cid)
+    await _call_out(api, request.query_params, caller, call)
+    return http.answer(request, await state(api, caller, call, members))
 
 
-async def get_or_create(api: Context, request: Request) -> Response:
+async def get_or_create(api: Context, request: Request, caller: Caller) -> Response:
     """Answer ``POST …/call/{type}/{id}``: a call that exists is returned as it is."""
-    claims = api.claims(request)
-    check_not_anonymous(claims, "create calls")
-    cid = api.cid(request, claims)
+    cid = api.cid(request, caller)
     body = await api.body(request)
+    connection_id = views.watching(request, caller, body)
+    members = views.members_limit(request, body)
+    call, created = await ensure(api, caller, cid, body)
+    if connection_id is not None:
+        await views.watch(api, caller, connection_id, [cid])
+        call = await api.call(cid)
+    content = {"created": created, **await state(api, caller, call, members)}
+    return http.answer(request, content, 201)
+
+
+async def ensure(
+    api: Context, caller: Caller, cid: str, body: Mapping[str, Any]
+) -> tuple[Call, bool]:
+    """Return a call, created as ``body`` describes unless it exists, and whether it was created.
+
+    Its creation and its ringing are announced. Raises ``NotAllowed`` for who is blocked in it.
+    """
+    caller.check_not_anonymous("create calls")
+    wanted, named = _described(api, caller, cid, body)
+    rings = {name: fields.flag(body, name, default=False) for name in ("ring", "notify")}
+    known = await api.store.call(cid)
+    if known is None:
+        caller.check_may("create-call", None)
+        await views.gather_users(api, named)
+        call, created = await api.store.create_call(wanted)
+    else:
+        call, created = known, False
+    caller.check_may("read-call", call)
+    if created:
+        seen = await views.view(api, [call], len(call.members))
+        await api.announcer.announce(
+            cid,
+            "call.created",
+            {"call": seen.call(call), "members": seen.members(call.members)},
+            members=[member.user_id for member in call.members],
+        )
+    await _call_out(api, rings, caller, call)
+    return call, created
+
+
+def _described(
+    api: Context, caller: Caller, cid: str, body: Mapping[str, Any]
+) -> tuple[Call, list[Named]]:
+    """Return the call that a request describes, and the users that it names."""
     data = fields.optional_object(body, "data") or {}
     custom = fields.optional_object(data, "custom", "data.") or {}
     events.check_custom(custom, api.custom_limit, "data.custom")
-    connection_id = _watching(request, claims, body)
-    creator = _creator(claims, data)
+    creator = _creator(caller, data)
     now_ns = api.clock()
-    await api.store.save_user(creator.user_id, creator.profile, now_ns)
-    call, created = await api.store.create_call(
-        Call(
-            cid=cid,
-            created_by=creator.user_id,
-            created_at=now_ns,
-            updated_at=now_ns,
-            custom=custom,
-        )
+    members, users = read_members(data, "members", "data.", now_ns, api.custom_limit)
+    override = data.get("settings_override")
+    settings = {} if override is None else calls.read_settings(override, "data.settings_override")
+    call = Call(
+        cid=cid,
+        created_by=creator.user_id,
+        created_at=now_ns,
+        updated_at=now_ns,
+        starts_at=fields.time(data, "starts_at", "data."),
+        team=fields.text(data, "team", most=LONGEST_TEAM, path="data."),
+        video=fields.flag(data, "video", default=False, path="data.")
+        or fields.flag(body, "video", default=False),
+        backstage=_begins_backstage(cid, settings),
+        custom=custom,
+        settings=settings,
+        members=members,
     )
-    await _attach(api, claims, cid, connection_id)
-    return http.answer(request, {"created": created, **await _state(api, claims, call)}, 201)
+    return call, [*users, creator]
 
 
-def _creator(claims: Claims, data: dict[str, Any]) -> Named:
+def _begins_backstage(cid: str, settings: Mapping[str, Any]) -> bool:
+    enabled = settings.get("backstage", {}).get("enabled")
+    return cid.startswith("livestream:") if enabled is None else bool(enabled)
+
+
+def _creator(caller: Caller, data: Mapping[str, Any]) -> Named:
     named = fields.named_user(data, "created_by_id", "created_by", "data.")
-    if claims.user_id is None:
+    if caller.user_id is None:
         if named is None:
             raise BadInput(
                 "data.created_by_id or data.created_by is missing: a server says who creates"
             )
         return named
-    check_same_user(claims.user_id, named and named.user_id, "data.created_by")
-    return Named(claims.user_id, Profile())
+    check_same_user(caller.user_id, named and named.user_id, "data.created_by")
+    return Named(caller.user_id, Profile())
 
 
-def _watching(request: Request, claims: Claims, body: dict[str, Any]) -> str | None:
-    """Return the connection that is to watch the call, None when none is."""
-    asked = request.query_params.get("watch")
-    if asked is not None and asked not in _FLAGS:
-        raise BadInput("watch must be true or false")
-    wanted = fields.flag(body, "watch", default=True) and _FLAGS.get(asked or "true", True)
-    connection_id = request.query_params.get("connection_id")
-    if not (wanted and connection_id):
-        return None
-    check_not_anonymous(claims, "watch")
-    if claims.is_server:
-        raise NotAllowed("a server cannot watch: use the token of the user", reason="server_watch")
-    return connection_id
+async def _call_out(api: Context, asked: Mapping[str, Any], caller: Caller, call: Call) -> None:
+    """Ring or notify the members, where a request asked for it."""
+    for name, kind in (("ring", "call.ring"), ("notify", "call.notification")):
+        if asked.get(name) in (True, "true"):
+            await announce_ring(api, caller, call, kind)
 
 
-async def _attach(api: Context, claims: Claims, cid: str, connection_id: str | None) -> None:
-    if connection_id is not None and claims.user_id is not None:
-        await api.watches.attach(connection_id, claims.user_id, cid)
+async def announce_ring(api: Context, caller: Caller, call: Call, kind: str) -> None:
+    """Tell every member that the call rings, or that there is one."""
+    caller_id = call.created_by if caller.user_id is None else caller.user_id
+    seen = await views.view(api, [call], len(call.members), also=[caller_id])
+    session = seen.sessions.get(call.cid)
+    await api.announcer.announce(
+        call.cid,
+        kind,
+        {
+            "call": seen.call(call),
+            "members": seen.members(call.members),
+            "session_id": "" if session is None else session.id,
+            "user": seen.user(caller_id, call.created_at),
+            "video": call.video,
+        },
+        members=[member.user_id for member in call.members],
+    )
 
 
-async def _state(api: Context, claims: Claims, call: Call) -> dict[str, Any]:
-    """Return what an answer says of a call. The relay keeps no members: anyone may watch."""
-    creator = await api.store.user(call.created_by)
-    if creator is None:
-        creator = User(id=call.created_by, created_at=call.created_at, updated_at=call.created_at)
-    return {
-        "call": calls.response(call, creator),
-        "members": [],
-        "own_capabilities": ["read-call"] if is_anonymous(claims) else list(calls.CAPABILITIES),
-    }
+async def state(api: Context, caller: Caller, call: Call, members: int) -> dict[str, Any]:
+    """Return Stream's CallStateResponse of one call."""
+    also = [] if caller.user_id is None else [caller.user_id]
+    return (await views.view(api, [call], members, also)).state(caller, call, members)
+
+
+# -- changing -----------------------------------------------------------------------------------
+
+
+async def update(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``PATCH …/call/{type}/{id}``: ``custom`` replaces, settings are merged."""
+    cid = api.cid(request, caller)
+    body = await api.body(request)
+    news, needed = _news(api, body)
+    call = await api.call(cid)
+    for capability in needed:
+        caller.check_may(capability, call)
+    now_ns = api.clock()
+
+    def change(call: Call) -> Call:
+        said = dict(news)
+        if "settings" in said:
+            said["settings"] = calls.merged(call.settings, said["settings"])
+        return msgspec.structs.replace(call, **said, updated_at=now_ns)
+
+    call = await changed(api, cid, change)
+    await announce_update(api, call)
+    return http.answer(request, await state(api, caller, call, views.MEMBERS_SHOWN))
+
+
+def _news(api: Context, body: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """Return what a PATCH changes, and which capabilities that takes."""
+    news: dict[str, Any] = {}
+    needed = {"update-call"}
+    if (custom := fields.optional_object(body, "custom")) is not None:
+        events.check_custom(custom, api.custom_limit)
+        news["custom"] = custom
+    if (starts_at := fields.time(body, "starts_at")) is not None:
+        news["starts_at"] = starts_at
+    if (override := body.get("settings_override")) is not None:
+        news["settings"] = calls.read_settings(override, "settings_override")
+        needed = {"update-call-settings"} if len(news) == 1 else {*needed, "update-call-settings"}
+    return news, needed
+
+
+async def changed(api: Context, cid: str, change: Any) -> Call:
+    """Change a call and return it; raises ``NotFound`` when it is gone."""
+    done = await api.store.change_call(cid, change)
+    if done is None:
+        raise no_such_call(cid)
+    return done.after
+
+
+async def announce_update(api: Context, call: Call) -> None:
+    """Tell the watchers how the call is now."""
+    seen = await views.view(api, [call], 0)
+    await api.announcer.announce(
+        call.cid,
+        "call.updated",
+        {"call": seen.call(call), "capabilities_by_role": permissions.by_role(call)},
+    )
+
+
+async def go_live(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``POST …/go_live``: everyone may join from now on."""
+    return await _set_backstage(api, request, caller, backstage=False)
+
+
+async def stop_live(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``POST …/stop_live``: only who may join backstage can join from now on."""
+    return await _set_backstage(api, request, caller, backstage=True)
+
+
+async def _set_backstage(
+    api: Context, request: Request, caller: Caller, *, backstage: bool
+) -> Response:
+    cid = api.cid(request, caller)
+    caller.check_may("update-call", await api.call(cid))
+    now_ns = api.clock()
+    call = await changed(
+        api,
+        cid,
+        lambda call: msgspec.structs.replace(call, backstage=backstage, updated_at=now_ns),
+    )
+    seen = await views.view(api, [call], 0)
+    if not backstage:
+        await api.announcer.announce(cid, "call.live_started", {"call": seen.call(call)})
+    await announce_update(api, call)
+    return http.answer(request, {"call": seen.call(call)}, 201)
+
+
+# -- ending -------------------------------------------------------------------------------------
+
+
+async def end(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``POST …/mark_ended``. Ending an ended call changes nothing and announces nothing."""
+    cid = api.cid(request, caller)
+    caller.check_may("end-call", await api.call(cid))
+    now_ns = api.clock()
+
+    def change(call: Call) -> Call:
+        if call.ended_at is not None:
+            return call
+        return msgspec.structs.replace(call, ended_at=now_ns, updated_at=now_ns)
+
+    done = await api.store.change_call(cid, change)
+    if done is None:
+        raise no_such_call(cid)
+    if done.after is not done.before:
+        await _announce_end(api, caller, done.after)
+        await api.joins.end(cid)
+    return http.answer(request, {}, 201)
+
+
+async def _announce_end(api: Context, caller: Caller, call: Call) -> None:
+    also = [] if caller.user_id is None else [caller.user_id]
+    seen = await views.view(api, [call], len(call.members), also)
+    ended: dict[str, Any] = {
+        "call": seen.call(call), "members": seen.members(call.members),
+    }  # fmt: skip
+    if caller.user_id is not None:
+        ended["user"] = seen.user(caller.user_id, call.created_at)
+    await api.announcer.announce(
+        call.cid, "call.ended", ended, members=[member.user_id for member in call.members]
+    )
+
+
+async def delete(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``POST …/delete``: hard or not, the relay forgets the call."""
+    cid = api.cid(request, caller)
+    fields.flag(await api.body(request), "hard", default=False)
+    call = await api.call(cid)
+    caller.check_may("end-call", call)
+    seen = await views.view(api, [call], len(call.members))
+    deleted = await api.store.delete_call(cid)
+    if deleted is None:
+        raise no_such_call(cid)
+    await api.announcer.announce(
+        cid,
+        "call.deleted",
+        {"call": seen.call(deleted)},
+        members=[member.user_id for member in deleted.members],
+    )
+    await api.joins.end(cid)
+    return http.answer(request, {"call": seen.call(deleted)}, 201)
+
+
+# -- finding ------------------------------------------------------------------------------------
+
+
+async def query(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``POST …/calls``; with ``watch`` the caller's connection watches what was found."""
+    body = await api.body(request)
+    connection_id = views.watching(request, caller, body, default=False)
+    wanted = filters.read_query(body, filters.CALLS, default_sort=_CALL_SORT)
+    found = await api.store.query_calls(wanted)
+    seen = [call for call in found.items if _is_shown(caller, call)]
+    if connection_id is not None:
+        cids = [call.cid for call in seen]
+        await views.watch(api, caller, connection_id, cids)
+        now = await api.store.calls(cids)
+        seen = [now[call.cid] for call in seen if call.cid in now]
+    also = [] if caller.user_id is None else [caller.user_id]
+    view = await views.view(api, seen, also=also)
+    content: dict[str, Any] = {"calls": [view.state(caller, call) for call in seen]}
+    content |= views.cursors(found)
+    return http.answer(request, content, 201)
+
+
+def _is_shown(caller: Caller, call: Call) -> bool:
+    """Tell whether the caller may see a call: its token is for it, and it is not blocked there."""
+    if caller.claims.disallowed([call.cid]):
+        return False
+    return "read-call" in caller.capabilities(call)

@@ -1,20 +1,22 @@
-"""Users: a server describes them, a guest becomes one."""
+"""Users: a server describes, changes and finds them, a guest becomes one."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from relay import http, tokens, users
-from relay.api import fields
-from relay.api.context import Context, check_server
+from relay import filters, http, tokens, users, wire
+from relay.api import fields, views
+from relay.api.context import Caller, Context
 from relay.api.fields import Named
-from relay.errors import BadInput, NotAllowed
+from relay.errors import BadInput, NotAllowed, NotFound
 from relay.events import check_user_id
+from relay.users import Profile, User
 
 GUEST_LIFE_S: Final = 24 * 3600
 """Seconds for which a guest's token is good."""
@@ -22,18 +24,23 @@ GUEST_LIFE_S: Final = 24 * 3600
 MOST_USERS: Final = 100
 """Users that one request may describe."""
 
+_SORT: Final = (filters.Sort("created_at", ascending=False),)
 
-async def upsert(api: Context, request: Request) -> Response:
+
+async def upsert(api: Context, request: Request, caller: Caller) -> Response:
     """Answer ``POST /api/v2/users``: all of the users are read before the first is written."""
-    check_server(api.claims(request))
+    caller.check_server()
     body = await api.body(request)
     described = fields.needed_object(body, "users")
     if len(described) > MOST_USERS:
         raise BadInput(f"users has {len(described)} entries, at most {MOST_USERS} are possible")
     wanted = [_described(key, value) for key, value in described.items()]
-    saved = [await api.store.save_user(*named, api.clock()) for named in wanted]
+    before = await api.store.users([named.user_id for named in wanted])
+    saved = await views.gather_users(api, wanted)
+    for user in saved.values():
+        await _announce(api, before.get(user.id), user)
     content = {
-        "users": {user.id: users.full(user) for user in saved},
+        "users": {user_id: users.full(user) for user_id, user in saved.items()},
         "membership_deletion_task_id": "",
     }
     return http.answer(request, content, 201)
@@ -49,6 +56,109 @@ def _described(key: str, value: object) -> Named:
     return named
 
 
+async def _announce(api: Context, before: User | None, now: User) -> None:
+    """Tell a user's own sockets that it has changed."""
+    if before is not None and before is not now and before != now:
+        shown = users.response(now)
+        await api.announcer.tell([now.id], "user.updated", {"user": shown, "custom": now.custom})
+
+
+# -- partial updates ----------------------------------------------------------------------------
+
+
+class _Patch(NamedTuple):
+    """What a request changes of one user."""
+
+    user_id: str
+    said: dict[str, Any]
+    unset: list[str]
+
+
+async def patch(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``PATCH /api/v2/users``: ``set`` and ``unset`` of single fields, ``custom`` included.
+
+    ``revoke_tokens_issued_before`` makes older tokens worthless at once, on open sockets too.
+    """
+    caller.check_server()
+    body = await api.body(request)
+    given = fields.items(body, "users", most=MOST_USERS)
+    patches = [_read_patch(value, f"users[{index}]") for index, value in enumerate(given)]
+    known = await api.store.users([patch.user_id for patch in patches])
+    for one in patches:
+        if one.user_id not in known:
+            raise NotFound(f"there is no user {one.user_id}", reason="no_such_user")
+    profiles = [_profile(one, known[one.user_id]) for one in patches]
+    saved = await views.gather_users(
+        api, [Named(one.user_id, profile) for one, profile in zip(patches, profiles, strict=True)]
+    )
+    for user in saved.values():
+        before = known[user.id]
+        await _announce(api, before, user)
+        if user.revoked_before > before.revoked_before:
+            await api.watches.revoke(user.id, user.revoked_before / 1e9)
+    content = {
+        "users": {user_id: users.full(user) for user_id, user in saved.items()},
+        "membership_deletion_task_id": "",
+    }
+    return http.answer(request, content)
+
+
+def _read_patch(value: object, path: str) -> _Patch:
+    if not isinstance(value, dict):
+        raise BadInput(f"{path} must be a JSON object with id, set and unset")
+    user_id = check_user_id(value.get("id"), f"{path}.id")
+    said = fields.optional_object(value, "set", f"{path}.") or {}
+    unset = fields.items(value, "unset", most=MOST_USERS, path=f"{path}.")
+    for index, name in enumerate(unset):
+        if not isinstance(name, str) or name in _LASTING:
+            raise BadInput(f"{path}.unset[{index}] must be the name of a field that can be absent")
+    for name in _LASTING & said.keys():
+        raise BadInput(f"{path}.set.{name} cannot be changed")
+    return _Patch(user_id, said, unset)
+
+
+_LASTING: Final = frozenset({"id", "created_at", "updated_at"})
+_EMPTY: Final[dict[str, Any]] = {"name": "", "image": "", "role": "user"}
+
+
+def _profile(one: _Patch, user: User) -> Profile:
+    """Return the profile after a patch. What is no field of a user is one of its ``custom``."""
+    said = {**one.said, **{name: value for name, value in _EMPTY.items() if name in one.unset}}
+    revoked = said.pop("revoke_tokens_issued_before", None)
+    own = {name: said.pop(name) for name in (*_EMPTY, "custom") if name in said}
+    custom = _custom(own.get("custom", user.custom), said, one.unset)
+    path = f"users.{one.user_id[:64]}.set"
+    profile = fields.read_user({**own, "id": one.user_id, "custom": custom}, path).profile
+    if revoked is None:
+        return profile
+    before = wire.parse_time(revoked, f"{path}.revoke_tokens_issued_before")
+    return msgspec.structs.replace(profile, revoked_before=before)
+
+
+def _custom(custom: object, more: Mapping[str, Any], unset: list[str]) -> object:
+    if not isinstance(custom, dict):
+        return custom
+    gone = {name.removeprefix("custom.") for name in unset}
+    return {name: value for name, value in {**custom, **more}.items() if name not in gone}
+
+
+# -- finding ------------------------------------------------------------------------------------
+
+
+async def query(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``GET /api/v2/users?payload={…}``: a server, or a user who looks for others."""
+    caller.check_not_anonymous("look for users")
+    payload = request.query_params.get("payload")
+    body = wire.decode_object(payload, "payload") if payload else {}
+    wanted = filters.read_query(body, filters.USERS, default_sort=_SORT)
+    found = await api.store.query_users(wanted)
+    content: dict[str, Any] = {"users": [users.full(user) for user in found.items]}
+    return http.answer(request, content | views.cursors(found))
+
+
+# -- guests -------------------------------------------------------------------------------------
+
+
 async def guest(api: Context, request: Request) -> Response:
     """Answer ``POST …/guest``: a new user of its own, and a token for it.
 
@@ -59,6 +169,7 @@ async def guest(api: Context, request: Request) -> Response:
     secret = tokens.secrets_of(api.keys, api_key)[0]
     if not api.guests:
         raise NotAllowed("guests are not admitted here", reason="no_guests")
+    await api.meter.spend_as(request, f"!{_address(request)}", "CreateGuest")
     body = await api.body(request)
     named = fields.read_user(fields.needed_object(body, "user"), "user")
     user_id = check_user_id(f"guest-{uuid4().hex[:8]}-{named.user_id}", "user.id")
@@ -67,3 +178,7 @@ async def guest(api: Context, request: Request) -> Response:
     user = await api.store.save_user(user_id, profile, now_ns)
     token = tokens.issue(secret, user_id=user.id, now=now_ns / 1e9, life_s=GUEST_LIFE_S)
     return http.answer(request, {"user": users.response(user), "access_token": token}, 201)
+
+
+def _address(request: Request) -> str:
+    return "" if request.client is None else request.client.host

@@ -249,7 +249,7 @@ class Store(Protocol):
         ...
 
     async def query_users(self, query: Query) -> Found[User]:
-        """Return the users that a query matches; raises ``BadInput`` when it would cost too much."""
+        """Return the users that a query matches; raises ``BadInput`` over the budget."""
         ...
 
     async def call(self, cid: str) -> Call | None:

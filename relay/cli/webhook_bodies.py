@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import calls, users
+from relay import calls, permissions, users
 from relay.calls import Call
 from relay.users import User
 
@@ -45,11 +45,16 @@ def _user(scene: Scene) -> dict[str, Any]:
     return shown | {"shadow_banned": False, "invisible": False, "last_active": scene.now_ns}
 
 
+def _record(scene: Scene) -> Call:
+    began = scene.now_ns - _HOUR_NS
+    return Call(cid=scene.cid, created_by=scene.user_id, created_at=began, updated_at=scene.now_ns)
+
+
 def _call(scene: Scene, **changed: Any) -> dict[str, Any]:
     began = scene.now_ns - _HOUR_NS
-    call = Call(cid=scene.cid, created_by=scene.user_id, created_at=began, updated_at=scene.now_ns)
+    call = _record(scene)
     creator = User(id=scene.user_id, created_at=began, updated_at=began)
-    shown = calls.response(call, creator) | {
+    shown = calls.response(call, {creator.id: creator}) | {
         "created_by": _user(scene),
         "current_session_id": scene.session_id,
         "session": _session(scene),
@@ -102,7 +107,7 @@ def _created(scene: Scene) -> dict[str, Any]:
 
 
 def _updated(scene: Scene) -> dict[str, Any]:
-    return {"call": _call(scene), "capabilities_by_role": {"user": list(calls.CAPABILITIES)}}
+    return {"call": _call(scene), "capabilities_by_role": permissions.by_role(_record(scene))}
 
 
 def _ended(scene: Scene) -> dict[str, Any]:
@@ -157,7 +162,7 @@ def _counted(scene: Scene) -> dict[str, Any]:
 
 
 def _permissions(scene: Scene) -> dict[str, Any]:
-    return {"user": _user(scene), "own_capabilities": list(calls.CAPABILITIES)}
+    return {"user": _user(scene), "own_capabilities": sorted(permissions.BASIC)}
 
 
 def _blocked(scene: Scene) -> dict[str, Any]:

@@ -20,10 +20,14 @@ _NS: Final = 1_000_000_000
 
 
 class Accepted(NamedTuple):
-    """What a verified webhook is known by, and the event it brings: None when about no call."""
+    """What a verified webhook is known by, and the event it brings: None when about no call.
+
+    ``body`` is what it says where it says it in Stream's words.
+    """
 
     event_id: str
     event: Event | None
+    body: Mapping[str, Any] | None = None
 
 
 class Source(Protocol):
@@ -80,7 +84,7 @@ class StreamSource:
             fingerprint=digest,
             alias=_id_or_none(headers.get("x-webhook-id")),
         )
-        return Accepted(digest, event)
+        return Accepted(digest, event, body)
 
 
 class StandardSource:

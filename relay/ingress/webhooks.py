@@ -18,12 +18,18 @@ from relay.doors import Door
 from relay.errors import NotFound, Refused
 from relay.http import Clock
 from relay.ingress.sources import Accepted, Source
+from relay.registry import Registry
 
 log: Final = logs.get(__name__)
 
 
 def routes(
-    *, sources: Mapping[str, Source], door: Door, clock: Clock, max_bytes: int
+    *,
+    sources: Mapping[str, Source],
+    door: Door,
+    registry: Registry,
+    clock: Clock,
+    max_bytes: int,
 ) -> list[Route]:
     """Return the door's one route. ``max_bytes`` bounds a body as it is sent."""
     ignored = metrics.IGNORED.labels(door.name)
@@ -37,6 +43,8 @@ def routes(
         if accepted.event is None:
             ignored.inc()
             return http.answer(request, {"status": "ignored", "event_id": accepted.event_id})
+        if accepted.body is not None:
+            await registry.learn(accepted.body, clock())
         publication = await http.publish(request, door, accepted.event)
         status = "duplicate" if publication.duplicate else "published"
         return http.answer(request, {"status": status, **http.position_fields(publication)})

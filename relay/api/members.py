@@ -1,0 +1,180 @@
+"""Members of a call: added, changed, removed, found. They hear of it, watching or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from relay import events, filters, http, permissions
+from relay.api import fields, views
+from relay.api.context import Caller, Context, no_such_call
+from relay.api.fields import Named
+from relay.calls import Call, Member
+from relay.errors import BadInput
+from relay.events import check_cid, check_user_id
+from relay.users import Profile
+
+AT_ONCE: Final = 100
+"""Members that one request may add, change or remove."""
+
+MOST: Final = 1000
+"""Members that a call may have."""
+
+_SORT: Final = (filters.Sort("created_at", ascending=True),)
+
+
+class _Wish(NamedTuple):
+    """What a request says of a member; None = not said, what is known stays."""
+
+    user_id: str
+    role: str | None
+    custom: dict[str, Any] | None
+
+
+def read_members(
+    body: Mapping[str, Any], name: str, path: str, now_ns: int, custom_limit: int
+) -> tuple[tuple[Member, ...], list[Named]]:
+    """Return the members that a request describes, and them as users."""
+    wishes = _read_wishes(body, name, path, custom_limit)
+    members = tuple(_new(wish, now_ns) for wish in wishes)
+    return members, [Named(wish.user_id, Profile()) for wish in wishes]
+
+
+def _read_wishes(body: Mapping[str, Any], name: str, path: str, custom_limit: int) -> list[_Wish]:
+    """Return what is said of each member; the last word on one counts."""
+    wishes = {}
+    for index, value in enumerate(fields.items(body, name, most=AT_ONCE, path=path)):
+        at = f"{path}{name}[{index}]"
+        if not isinstance(value, dict):
+            raise BadInput(f"{at} must be a JSON object with user_id")
+        user_id = value.get("user_id")
+        if user_id is None and isinstance(value.get("user"), dict):
+            user_id = value["user"].get("id")
+        user_id = check_user_id(user_id, f"{at}.user_id")
+        custom = fields.optional_object(value, "custom", f"{at}.")
+        if custom is not None:
+            events.check_custom(custom, custom_limit, f"{at}.custom")
+        wishes[user_id] = _Wish(user_id, fields.read_role(value.get("role"), f"{at}.role"), custom)
+    return list(wishes.values())
+
+
+def _new(wish: _Wish, now_ns: int) -> Member:
+    return Member(
+        user_id=wish.user_id,
+        created_at=now_ns,
+        updated_at=now_ns,
+        role=wish.role or "user",
+        custom=wish.custom or {},
+    )
+
+
+def _merged(member: Member | None, wish: _Wish, now_ns: int) -> Member:
+    if member is None:
+        return _new(wish, now_ns)
+    role = member.role if wish.role is None else wish.role
+    custom = member.custom if wish.custom is None else wish.custom
+    if (role, custom) == (member.role, member.custom):
+        return member
+    return msgspec.structs.replace(member, role=role, custom=custom, updated_at=now_ns)
+
+
+def with_members(call: Call, wishes: Sequence[_Wish], removed: Sequence[str], now_ns: int) -> Call:
+    """Return the call with members added, changed and removed; raises ``BadInput`` over the bound.
+
+    The same object comes back when nothing changes.
+    """
+    members = {member.user_id: member for member in call.members}
+    for user_id in removed:
+        members.pop(user_id, None)
+    for wish in wishes:
+        members[wish.user_id] = _merged(members.get(wish.user_id), wish, now_ns)
+    if len(members) > MOST:
+        raise BadInput(
+            f"update_members: the call would have {len(members)} members, {MOST} are possible"
+        )
+    if tuple(members.values()) == call.members:
+        return call
+    return msgspec.structs.replace(call, members=tuple(members.values()), updated_at=now_ns)
+
+
+async def update(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``POST …/members``: what nobody is changed by is announced to nobody."""
+    cid = api.cid(request, caller)
+    body = await api.body(request)
+    wishes = _read_wishes(body, "update_members", "", api.custom_limit)
+    removed = fields.user_ids(body, "remove_members", most=AT_ONCE)
+    if both := {wish.user_id for wish in wishes} & set(removed):
+        raise BadInput(f"remove_members and update_members both name {min(both)}")
+    call = await api.call(cid)
+    _check_may(caller, call, wishes, removed)
+    await views.gather_users(api, [Named(wish.user_id, Profile()) for wish in wishes])
+    now_ns = api.clock()
+    change = await api.store.change_call(
+        cid, lambda call: with_members(call, wishes, removed, now_ns)
+    )
+    if change is None:
+        raise no_such_call(cid)
+    await _announce(api, change.before, change.after)
+    touched = [m for wish in wishes if (m := change.after.member(wish.user_id)) is not None]
+    users = await api.store.users([member.user_id for member in touched])
+    return http.answer(request, {"members": views.View(users, {}).members(touched)}, 201)
+
+
+def _check_may(caller: Caller, call: Call, wishes: Sequence[_Wish], removed: Sequence[str]) -> None:
+    """A user may always leave; everything else takes a capability."""
+    caller.check_may("read-call", call)
+    if wishes:
+        caller.check_may("update-call-member", call)
+    if set(removed) - {caller.user_id}:
+        caller.check_may("remove-call-member", call)
+
+
+async def _announce(api: Context, before: Call, after: Call) -> None:
+    """Tell the members, those who were and those who are, what has changed among them."""
+    if before.members == after.members:
+        return
+    old = {member.user_id: member for member in before.members}
+    new = {member.user_id: member for member in after.members}
+    added = [member for user_id, member in new.items() if user_id not in old]
+    updated = [m for user_id, m in new.items() if user_id in old and m != old[user_id]]
+    removed = [user_id for user_id in old if user_id not in new]
+    seen = await views.view(api, [after], len(after.members))
+    shown = seen.call(after)
+    told = [*new, *removed]
+
+    async def tell(kind: str, who: list[Any], **more: Any) -> None:
+        content = {"call": shown, "members": who, **more}
+        await api.announcer.announce(after.cid, kind, content, members=told)
+
+    if added:
+        await tell("call.member_added", seen.members(added))
+    if updated:
+        await tell("call.member_updated", seen.members(updated))
+    if promoted := [m for m in updated if m.role != old[m.user_id].role]:
+        await tell(
+            "call.member_updated_permission",
+            seen.members(promoted),
+            capabilities_by_role=permissions.by_role(after),
+        )
+    if removed:
+        await tell("call.member_removed", removed)
+
+
+async def query(api: Context, request: Request, caller: Caller) -> Response:
+    """Answer ``POST …/call/members``: the call is named in the body."""
+    body = await api.body(request)
+    kind, call_id = (fields.needed_text(body, name, most=128) for name in ("type", "id"))
+    cid = check_cid(f"{kind}:{call_id}", "type and id together")
+    caller.claims.check_call(cid)
+    wanted = filters.read_query(body, filters.MEMBERS, default_sort=_SORT)
+    call = await api.call(cid)
+    caller.check_may("read-call", call)
+    found = filters.select(call.members, wanted)
+    users = await api.store.users([member.user_id for member in found.items])
+    content: dict[str, Any] = {"members": views.View(users, {}).members(found.items)}
+    content |= views.cursors(found)
+    return http.answer(request, content, 201)
