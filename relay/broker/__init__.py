@@ -20,22 +20,20 @@ epoch begins where another primary or a restart took over; counting goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from relay.calls import Call
 from relay.errors import Unavailable
 from relay.events import Event, Position, Publication
-from relay.filters import Query
+from relay.filters import Found, Query
 from relay.users import Profile, User
 
 __all__ = [
     "Broker", "Change", "Entry", "Epoch", "Found", "History", "Inbox", "InboxEntry", "Limits",
     "Listener", "Roster", "Store", "Unavailable",
 ]  # fmt: skip
-
-T = TypeVar("T")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,18 +206,6 @@ class Inbox(Protocol):
         ...
 
 
-class Found(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """A page of what a query found, with the cursors of the pages around it (None = there is none).
-
-    A cursor is opaque, bound to the query that made it, and good for as long as nobody changes what
-    it stands at; it never leads to the same page again (no cycles).
-    """
-
-    items: tuple[T, ...]
-    next: str | None = None
-    prev: str | None = None
-
-
 class Change(NamedTuple):
     """A call before and after a change; the same object twice when the change changed nothing."""
 
@@ -249,7 +235,10 @@ class Store(Protocol):
         ...
 
     async def query_users(self, query: Query) -> Found[User]:
-        """Return the users that a query matches; raises ``BadInput`` over the budget."""
+        """Return the users that a query matches, found and bounded as ``query_calls`` does it.
+
+        Guests are found by ``id`` alone: they are many, and soon forgotten.
+        """
         ...
 
     async def call(self, cid: str) -> Call | None:
