@@ -5,12 +5,14 @@ What another module gives (who watches, whether Redis is well) is a fake of our 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import httpx
+import msgspec
 from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -18,11 +20,15 @@ from starlette.types import ASGIApp
 from relay import api, http, signing, tokens, wire
 from relay.broker import Broker, Limits, Store
 from relay.broker.memory import MemoryBroker, MemoryStore
+from relay.calls import Participant, Session
 from relay.doors import Door
 from relay.errors import Unavailable, UnknownConnection
-from relay.events import Event, Publication
+from relay.events import Event, Publication, given_event
 from relay.ingress import load_sources, webhooks
+from relay.registry import Registry
 from relay.tokens import Keys
+from relay.users import User
+from tests.conformance.required import check_answer, check_event
 
 KEY = "key"
 SECRET = "a secret of at least thirty-two bytes"
@@ -51,14 +57,71 @@ class Watches:
     def __init__(self) -> None:
         self.open = {"node-1-mac": "john"}
         self.attached: list[tuple[str, str, str]] = []
+        self.expelled: list[tuple[str, str]] = []
+        self.revoked: list[tuple[str | None, float]] = []
         self.away = False
 
-    async def attach(self, connection_id: str, user_id: str, cid: str) -> None:
+    async def attach(self, connection_id: str, user_id: str, cids: Sequence[str]) -> None:
         if self.away:
             raise Unavailable("the process that owns the connection does not answer")
         if self.open.get(connection_id) != user_id:
             raise UnknownConnection("connection_id is not an open socket of this user")
-        self.attached.append((connection_id, user_id, cid))
+        self.attached.extend((connection_id, user_id, cid) for cid in cids)
+
+    async def expel(self, user_id: str, cid: str) -> None:
+        self.expelled.append((user_id, cid))
+
+    async def revoke(self, user_id: str | None, before_s: float) -> None:
+        self.revoked.append((user_id, before_s))
+
+
+class Announcements:
+    """Publishes like the relay's own announcer, and writes down whom else it told."""
+
+    def __init__(self, broker: Broker, clock: Clock) -> None:
+        self._broker = broker
+        self._clock = clock
+        self.members: list[tuple[str, list[str]]] = []
+        self.told: list[tuple[str, list[str], dict[str, Any]]] = []
+
+    async def announce(
+        self, cid: str, kind: str, fields: Mapping[str, Any], *, members: Collection[str] = ()
+    ) -> Publication:
+        body = {"type": kind, "created_at": self._clock(), "call_cid": cid, **fields}
+        event = given_event(
+            body, event_id=uuid4().hex, sender="relay", identity=None, fingerprint=""
+        )
+        check_event(wire.decode_object(event.body))
+        self.members.append((kind, sorted(members)))
+        return await self._broker.publish(event)
+
+    async def tell(self, user_ids: Collection[str], kind: str, fields: Mapping[str, Any]) -> None:
+        content = {"type": kind, "created_at": self._clock(), **fields}
+        check_event(wire.with_rfc3339(content))
+        self.told.append((kind, sorted(user_ids), dict(fields)))
+
+
+class Joins:
+    """Sessions by their call, as the relay keeps them while a socket watches."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.running: dict[str, Session] = {}
+
+    async def join(self, cid: str, user: User, role: str, connection_id: str) -> Session:
+        session = self.running.get(cid) or Session(id="s1", started_at=self._clock())
+        participant = Participant(
+            user_id=user.id, user_session_id="p1", role=role, joined_at=self._clock()
+        )
+        everyone = (*session.participants, participant)
+        self.running[cid] = msgspec.structs.replace(session, participants=everyone)
+        return self.running[cid]
+
+    async def sessions(self, cids: Collection[str]) -> dict[str, Session]:
+        return {cid: self.running[cid] for cid in cids if cid in self.running}
+
+    async def end(self, cid: str) -> None:
+        self.running.pop(cid, None)
 
 
 class AwayBroker(MemoryBroker):
@@ -82,12 +145,18 @@ class Edges:
     store: Store
     clock: Clock
     watches: Watches
+    announcer: Announcements
+    joins: Joins
     problems: dict[str, str | None] = field(default_factory=dict)
 
     async def published(self, cid: str) -> list[dict[str, Any]]:
         """Return what the call's history holds, decoded."""
         history = await self.broker.history(cid, 0)
         return [wire.decode_object(entry.body) for entry in history.entries]
+
+    async def kinds(self, cid: str = "default:demo") -> list[str]:
+        """Return the types of the events of a call."""
+        return [event["type"] for event in await self.published(cid)]
 
     async def post(self, path: str, body: object = None, **kwargs: Any) -> httpx.Response:
         """Post JSON as Stream's SDKs do: api_key in the query, the bare token in a header."""
@@ -129,6 +198,8 @@ def compose(
     store: Store,
     clock: Clock,
     watches: Watches,
+    announcer: Announcements,
+    joins: Joins,
     problems: Mapping[str, str | None],
     sources: str = "",
     origins: Collection[str] = ("*",),
@@ -142,13 +213,19 @@ def compose(
     found = load_sources(sources, KEYS, max_bytes=MAX_BYTES, freshness_s=3600)
     routes = [
         *webhooks.routes(
-            sources=found, door=Door("webhook", broker), clock=clock, max_bytes=MAX_BYTES
+            sources=found,
+            door=Door("webhook", broker),
+            registry=Registry(store),
+            clock=clock,
+            max_bytes=MAX_BYTES,
         ),
         *api.routes(
             keys=KEYS,
             store=store,
             door=Door("api", broker),
             watches=watches,
+            announcer=announcer,
+            joins=joins,
             clock=clock,
             ready=ready,
             max_bytes=MAX_BYTES,
@@ -166,9 +243,21 @@ async def edges(**options: Any) -> AsyncIterator[Edges]:
     clock, watches, store = Clock(), Watches(), MemoryStore()
     problems: dict[str, str | None] = {}
     broker = AwayBroker(Limits(), clock, "node")
+    announcer, joins = Announcements(broker, clock), Joins(clock)
     app = compose(
-        broker=broker, store=store, clock=clock, watches=watches, problems=problems, **options
-    )
+        broker=broker, store=store, clock=clock, watches=watches, announcer=announcer, joins=joins,
+        problems=problems, **options,
+    )  # fmt: skip
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://relay") as client:
-        yield Edges(client, app, broker, store, clock, watches, problems)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://relay", event_hooks={"response": [_conforms]}
+    ) as client:
+        yield Edges(client, app, broker, store, clock, watches, announcer, joins, problems)
+
+
+async def _conforms(response: httpx.Response) -> None:
+    """Hold every answer to what Stream's protocol requires of it."""
+    await response.aread()
+    if response.headers.get("content-type", "").startswith("application/json"):
+        request = response.request
+        check_answer(request.method, request.url.path, response.status_code, response.json())

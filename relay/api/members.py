@@ -170,7 +170,7 @@ async def query(api: Context, request: Request, caller: Caller) -> Response:
     kind, call_id = (fields.needed_text(body, name, most=128) for name in ("type", "id"))
     cid = check_cid(f"{kind}:{call_id}", "type and id together")
     caller.claims.check_call(cid)
-    wanted = filters.read_query(body, filters.MEMBERS, default_sort=_SORT)
+    wanted = filters.read_query(body, filters.MEMBERS, default_sort=_SORT, scope=cid)
     call = await api.call(cid)
     caller.check_may("read-call", call)
     found = filters.select(call.members, wanted)

@@ -1,0 +1,116 @@
+"""What is learnt from Stream's own webhooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from relay import calls, users
+from relay.broker.memory import MemoryStore
+from relay.calls import Call, Member
+from relay.registry import Registry
+from relay.users import User
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_800_000_000_000_000_000
+CID = "default:demo"
+JOHN = User(id="john", created_at=NOW, updated_at=NOW, name="John")
+JANE = User(id="jane", created_at=NOW, updated_at=NOW, name="Jane")
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def registry(store: MemoryStore) -> Registry:
+    return Registry(store)
+
+
+def body(kind: str = "call.created", updated_at: int = NOW, **more: Any) -> dict[str, Any]:
+    call = Call(
+        cid=CID, created_by="john", created_at=NOW, updated_at=updated_at, custom={"at": updated_at}
+    )
+    shown = calls.response(call, {"john": JOHN})
+    return {"type": kind, "call_cid": CID, "created_at": NOW, "call": shown, **more}
+
+
+def member(user: User) -> dict[str, Any]:
+    known = Member(user_id=user.id, created_at=NOW, updated_at=NOW, role="host")
+    return calls.member_response(known, {user.id: user})
+
+
+async def test_a_call_is_registered_with_its_members_and_users(
+    store: MemoryStore, registry: Registry
+) -> None:
+    await registry.learn(body(members=[member(JANE)], user=users.response(JOHN)), NOW)
+    call = await store.call(CID)
+    assert call is not None
+    assert (call.created_by, call.custom) == ("john", {"at": NOW})
+    assert [(m.user_id, m.role) for m in call.members] == [("jane", "host")]
+    known = await store.users(["john", "jane"])
+    assert {user.name for user in known.values()} == {"John", "Jane"}
+
+
+async def test_a_newer_webhook_refreshes_and_an_older_one_does_not(
+    store: MemoryStore, registry: Registry
+) -> None:
+    for updated_at in (NOW, NOW + 2, NOW + 1):
+        await registry.learn(body("call.updated", updated_at), NOW)
+    call = await store.call(CID)
+    assert call is not None
+    assert call.custom == {"at": NOW + 2}
+
+
+async def test_members_come_and_go(store: MemoryStore, registry: Registry) -> None:
+    await registry.learn(body(members=[member(JANE)]), NOW)
+    await registry.learn(body("call.member_added", members=[member(JOHN)]), NOW)
+    await registry.learn(body("call.member_removed", NOW + 1, members=["jane"]), NOW)
+    call = await store.call(CID)
+    assert call is not None
+    assert [m.user_id for m in call.members] == ["john"]
+
+
+async def test_a_deleted_call_is_forgotten(store: MemoryStore, registry: Registry) -> None:
+    await registry.learn(body(), NOW)
+    await registry.learn(body("call.deleted"), NOW)
+    assert await store.call(CID) is None
+
+
+def _without(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda said: said["call"].pop(name)
+
+
+def _with(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda said: said["call"].update({name: value})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _without("created_by"),
+        _with("created_at", "soon"),
+        _with("settings", {"audio": 7}),
+        _with("blocked_user_ids", [7]),
+        lambda said: said.update(call="no object"),
+        lambda said: said.update(members=[{"user_id": "a b"}]),
+    ],
+)
+async def test_what_cannot_be_read_is_left_out(
+    store: MemoryStore, registry: Registry, spoil: Callable[[dict[str, Any]], None]
+) -> None:
+    said = body()
+    spoil(said)
+    await registry.learn(said, NOW)
+    assert await store.call(CID) is None
+
+
+async def test_an_event_without_a_call_teaches_nothing(
+    store: MemoryStore, registry: Registry
+) -> None:
+    await registry.learn({"type": "custom", "call_cid": CID, "custom": {}}, NOW)
+    assert await store.call(CID) is None
