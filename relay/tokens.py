@@ -36,13 +36,14 @@ Keys = Mapping[str, Sequence[str]]
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """What a verified token says. ``user_id`` None means a server. ``call_cids`` None means any.
 
-    ``expires`` is in seconds since 1970, None for a token without an end.
+    ``issued`` and ``expires`` are in seconds since 1970, None where the token does not say.
     """
 
     api_key: str
     user_id: str | None = None
     role: str | None = None
     call_cids: frozenset[str] | None = None
+    issued: float | None = None
     expires: float | None = None
 
     @property
@@ -60,6 +61,10 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         if self.call_cids is None:
             return []
         return [cid for cid in cids if cid not in self.call_cids]
+
+    def issued_before(self, moment: float) -> bool:
+        """Tell whether the token is older; one that does not say so may be."""
+        return self.issued is None or self.issued < moment
 
     def check_time(self, now: float) -> None:
         """Raise ``TokenExpired`` when the token has ended by ``now``."""
@@ -147,6 +152,7 @@ def _claims(payload: Mapping[str, Any], api_key: str) -> Claims:
         user_id=user_id,
         role=role,
         call_cids=call_cids,
+        issued=_seconds(payload, "iat"),
         expires=_seconds(payload, "exp"),
     )
 

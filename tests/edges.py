@@ -5,7 +5,7 @@ What another module gives (who watches, whether Redis is well) is a fake of our 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,12 +53,12 @@ class Watches:
         self.attached: list[tuple[str, str, str]] = []
         self.away = False
 
-    async def attach(self, connection_id: str, user_id: str, cid: str) -> None:
+    async def attach(self, connection_id: str, user_id: str, cids: Sequence[str]) -> None:
         if self.away:
             raise Unavailable("the process that owns the connection does not answer")
         if self.open.get(connection_id) != user_id:
             raise UnknownConnection("connection_id is not an open socket of this user")
-        self.attached.append((connection_id, user_id, cid))
+        self.attached.extend((connection_id, user_id, cid) for cid in cids)
 
 
 class AwayBroker(MemoryBroker):

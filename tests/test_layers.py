@@ -17,7 +17,7 @@ ROOT: Final = Path(__file__).parents[1]
 
 LAYERS: Final = (
     {"errors", "logs", "metrics"},
-    {"wire", "events", "tokens", "signing", "users", "calls", "retry", "forwarded"},
+    {"wire", "events", "tokens", "signing", "users", "calls", "filters", "retry", "forwarded"},
     {"settings", "tasks"},
     {"broker", "publisher"},
     {"", "doors"},  # "" is the package itself, which offers the publishers

@@ -89,7 +89,7 @@ def _watching(request: Request, claims: Claims, body: dict[str, Any]) -> str | N
 
 async def _attach(api: Context, claims: Claims, cid: str, connection_id: str | None) -> None:
     if connection_id is not None and claims.user_id is not None:
-        await api.watches.attach(connection_id, claims.user_id, cid)
+        await api.watches.attach(connection_id, claims.user_id, [cid])
 
 
 async def _state(api: Context, claims: Claims, call: Call) -> dict[str, Any]:

@@ -6,6 +6,7 @@ here, each raising the refusal that Stream's SDKs know.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -26,8 +27,8 @@ ANONYMOUS: Final = "!anon"
 class Watches(Protocol):
     """The gateway's side of a watch: HTTP asks for it, an open socket gets the events."""
 
-    async def attach(self, connection_id: str, user_id: str, cid: str) -> None:
-        """Let the connection watch the call; returns when it does.
+    async def attach(self, connection_id: str, user_id: str, cids: Sequence[str]) -> None:
+        """Let the connection watch the calls; returns when it does.
 
         Raises ``UnknownConnection`` when it is not an open socket of this user, ``Unavailable``
         when the process that owns it does not answer in time.
