@@ -85,6 +85,7 @@ class App:
         settings = self._settings
         return Sockets(
             hub=self._hub,
+            broker=self._broker,
             store=self._store,
             door=Door("socket", self._broker),
             rules=Rules(
@@ -103,7 +104,6 @@ class App:
                 user_connections=settings.user_connections,
                 watch_limit=settings.watch_limit,
             ),
-            node=self._broker.node,
             secret=settings.api_secret,
             clock=time.time_ns,
             origins=settings.origins,

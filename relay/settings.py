@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http_rate: int = 300
     first_frame_timeout: float = 10.0
     user_connections: int = 50
-    watch_limit: int = 200
+    watch_limit: int = 1000
     soft_buffer_bytes: int = 262_144
     hard_buffer_bytes: int = 4_194_304
     slow_timeout: float = 30.0

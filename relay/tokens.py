@@ -36,7 +36,7 @@ Keys = Mapping[str, Sequence[str]]
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """What a verified token says. ``user_id`` None means a server. ``call_cids`` None means any.
 
-    ``issued`` and ``expires`` are in seconds since 1970, None for a token that does not say.
+    ``issued`` and ``expires`` are in seconds since 1970, None where the token does not say.
     """
 
     api_key: str
@@ -62,12 +62,13 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
             return []
         return [cid for cid in cids if cid not in self.call_cids]
 
-    def check_revoked(self, before_ns: int) -> None:
-        """Raise ``Unauthenticated`` when tokens issued before that time are worth nothing any more.
+    def issued_before(self, moment: float) -> bool:
+        """Tell whether the token is older; one that does not say so may be."""
+        return self.issued is None or self.issued < moment
 
-        A token that does not say when it was issued was issued before any time.
-        """
-        if before_ns and (self.issued or 0.0) * 1e9 < before_ns:
+    def check_revoked(self, before_ns: int) -> None:
+        """Raise ``Unauthenticated`` when tokens issued before that time are worth nothing."""
+        if before_ns and self.issued_before(before_ns / 1e9):
             raise Unauthenticated("the token was revoked: get a new one", reason="token_revoked")
 
     def check_time(self, now: float) -> None:

@@ -102,6 +102,14 @@ class RelayProcess:
         """Ask it to stop."""
         self._process.send_signal(signal.SIGTERM)
 
+    def freeze(self) -> None:
+        """Let it stand still: its sockets stay open and it answers nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it as a crash does."""
         self._process.kill()

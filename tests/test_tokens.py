@@ -46,8 +46,18 @@ def test_a_token_says_what_was_put_into_it() -> None:
         user_id="john",
         role="host",
         call_cids=frozenset({"default:demo"}),
+        issued=NOW,
         expires=NOW + 60,
     )
+
+
+@pytest.mark.parametrize(
+    ("issued", "older"), [(NOW - 1, True), (NOW, False), (NOW + 1, False), (None, True)]
+)
+def test_a_token_that_does_not_say_when_it_was_issued_counts_as_older(
+    issued: float | None, older: bool
+) -> None:
+    assert Claims(api_key="key", user_id="john", issued=issued).issued_before(NOW) is older
 
 
 @pytest.mark.parametrize("payload", [{}, {"server": True}, {"anything": [1]}])

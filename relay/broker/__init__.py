@@ -32,7 +32,7 @@ from relay.users import Profile, User
 
 __all__ = [
     "Broker", "Change", "Entry", "Epoch", "Found", "History", "Inbox", "InboxEntry", "Limits",
-    "Listener", "Roster", "Store", "Unavailable",
+    "Listener", "Receiver", "Roster", "Store", "Unavailable",
 ]  # fmt: skip
 
 
@@ -118,6 +118,20 @@ class Listener(Protocol):
         """Learn that publications of these calls may have been lost: compare positions."""
 
 
+class Receiver(Protocol):
+    """What a broker hands the messages of processes to, always on the event loop."""
+
+    def on_told(self, user_ids: Collection[str], cid: str | None, body: bytes, /) -> None:
+        """Take a text for the sockets of these users, except those that watch ``cid``."""
+
+    def on_notice(self, notice: bytes, /) -> None:
+        """Take what a process, perhaps this one, says to all."""
+
+    async def on_question(self, question: bytes, /) -> bytes:
+        """Answer another process, or this one; who raises gives no answer."""
+        ...
+
+
 class Broker(Protocol):
     """Publish, subscribe and history, across processes. Every wait is bounded.
 
@@ -173,6 +187,31 @@ class Broker(Protocol):
 
     async def nodes(self) -> frozenset[str]:
         """Return the processes that are alive (heard of in the last ten seconds)."""
+        ...
+
+    def receive(self, receiver: Receiver) -> None:
+        """Hand messages of processes to ``receiver``; until then they are dropped."""
+        ...
+
+    async def tell(self, user_ids: Collection[str], cid: str | None, body: bytes) -> None:
+        """Give a text to the receivers of all processes, for the sockets of these users.
+
+        Live and at most once. Who watches ``cid`` has the same text from its publication.
+        """
+        ...
+
+    async def broadcast(self, notice: bytes) -> None:
+        """Give a notice to the receivers of all processes, this one's included; at most once.
+
+        It comes after what this process has published before, as far as one Redis carries both.
+        """
+        ...
+
+    async def ask(self, node: str, question: bytes) -> bytes:
+        """Return what the receiver of a process answers.
+
+        Raises ``Unavailable`` when it has not answered within two seconds, or is unknown.
+        """
         ...
 
     async def ping(self) -> None:

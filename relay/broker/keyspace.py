@@ -29,6 +29,7 @@ class Keyspace:
 
     def __init__(self, prefix: str, partitions: int = PARTITIONS) -> None:
         self.live = f"{prefix}live"
+        self.everybody = f"{prefix}all"
         self.ingest = f"{prefix}ingest"
         self.ingest_lease = f"{prefix}ingest:lease"
         self.nodes = f"{prefix}nodes"
@@ -50,6 +51,10 @@ class Keyspace:
     def roster(self, cid: str) -> str:
         """Return the hash of who watches a call, by process."""
         return self._of_call(cid, "w")
+
+    def inbox(self, node: str) -> str:
+        """Return the channel on which one process is asked and answered."""
+        return f"{self._prefix}node:{node}"
 
     def call(self, cid: str) -> str:
         """Return the key of the call as the store keeps it."""

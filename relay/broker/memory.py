@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
-from relay.broker import Entry, Epoch, History, Limits, Listener, Roster
+from relay.broker import Entry, Epoch, History, Limits, Listener, Receiver, Roster
+from relay.broker.desk import Desk
 from relay.broker.rules import (
     PAGE_BYTES,
     PAGE_COUNT,
@@ -101,6 +102,7 @@ class MemoryBroker:
         self._subscribed: set[str] = set()
         self._rosters: dict[str, Roster] = {}
         self._listener: Listener | None = None
+        self._desk = Desk()
 
     @property
     def node(self) -> str:
@@ -113,6 +115,7 @@ class MemoryBroker:
 
     async def aclose(self) -> None:
         """Stop handing over."""
+        await self._desk.aclose()
         self._listener = None
         self._subscribed.clear()
 
@@ -234,6 +237,24 @@ class MemoryBroker:
     async def nodes(self) -> frozenset[str]:
         """Return the processes that are alive: this one."""
         return frozenset((self._node,))
+
+    def receive(self, receiver: Receiver) -> None:
+        """Hand messages to ``receiver``."""
+        self._desk.receiver = receiver
+
+    async def tell(self, user_ids: Collection[str], cid: str | None, body: bytes) -> None:
+        """Give a text to the receiver, for the sockets of these users."""
+        asyncio.get_running_loop().call_soon(self._desk.told, user_ids, cid, body)
+
+    async def broadcast(self, notice: bytes) -> None:
+        """Give a notice to the receiver, after what was published before."""
+        asyncio.get_running_loop().call_soon(self._desk.noticed, notice)
+
+    async def ask(self, node: str, question: bytes) -> bytes:
+        """Return what the receiver answers: this process is the only one."""
+        if node != self._node:
+            raise Unavailable(f"there is no process {node}")
+        return await self._desk.answer(question)
 
     async def ping(self) -> None:
         """Return at once: nothing can be away."""

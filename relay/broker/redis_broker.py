@@ -11,15 +11,17 @@ import asyncio
 import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from relay import logs, metrics, wire
-from relay.broker import Entry, Epoch, History, Limits, Listener, Roster, scripts
+from relay.broker import Entry, Epoch, History, Limits, Listener, Receiver, Roster, scripts
+from relay.broker.desk import Desk
 from relay.broker.keyspace import PARTITIONS, VOLATILE_HEADER, Keyspace
 from relay.broker.link import Link
+from relay.broker.redis_messages import RedisMessages
 from relay.broker.resp import Address
 from relay.broker.rules import PAGE_BYTES, PAGE_COUNT, call_life_s, given_window_s
 from relay.broker.subscriber import Subscriber
@@ -81,6 +83,8 @@ class RedisBroker:
         self._beat_is_due = asyncio.Event()
         self._publishing = self._link("publish", (scripts.PUBLISH,), limits.publish_queue)
         self.commands = self._link("command", _COMMAND_SCRIPTS, COMMAND_BOUND)
+        self._desk = Desk()
+        self._messages = RedisMessages(self._desk, self.commands, self.keyspace, node)
         self._subscriber = Subscriber(
             self.address,
             self.link_name("subscribe"),
@@ -119,7 +123,7 @@ class RedisBroker:
             await self._check_version()
             await self._check_partitions()
             await self._publishing.start()
-            await self._subscriber.start(listener, live)
+            await self._subscriber.start(listener, self._channels(live))
             await self._beat()
             self._beat_is_due.clear()
         except BaseException:
@@ -127,8 +131,16 @@ class RedisBroker:
             raise
         self._tasks.spawn(self._keep_beating())
 
+    def _channels(self, live: Callable[[bytes], None]) -> dict[str, Callable[[bytes], None]]:
+        return {
+            self.keyspace.live: live,
+            self.keyspace.everybody: self._messages.take,
+            self.keyspace.inbox(self._node): self._messages.take,
+        }
+
     async def aclose(self) -> None:
         """Disconnect; the other processes learn at once that this one is gone."""
+        await self._desk.aclose()
         await self._tasks.aclose()
         if self.commands.is_connected:
             try:
@@ -259,6 +271,24 @@ class RedisBroker:
             epochs=known,
             entries=tuple(Entry(int(id_.partition(b"-")[0]), body) for id_, body in entries),
         )
+
+    # -- messages between processes -------------------------------------------------------------
+
+    def receive(self, receiver: Receiver) -> None:
+        """Hand messages of processes to ``receiver``."""
+        self._desk.receiver = receiver
+
+    async def tell(self, user_ids: Collection[str], cid: str | None, body: bytes) -> None:
+        """Give a text to the receivers of all processes, for the sockets of these users."""
+        await self._messages.tell(user_ids, cid, body)
+
+    async def broadcast(self, notice: bytes) -> None:
+        """Give a notice to the receivers of all processes."""
+        await self._messages.broadcast(notice)
+
+    async def ask(self, node: str, question: bytes) -> bytes:
+        """Return what the receiver of a process answers."""
+        return await self._messages.ask(node, question)
 
     # -- who is there ---------------------------------------------------------------------------
 

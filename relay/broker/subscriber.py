@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from relay import logs
@@ -32,7 +32,7 @@ EPOCHS_KNOWN: Final = 10_000
 
 
 class Subscriber:
-    """Subscriptions to calls' channels, and to the channel that outsiders publish on."""
+    """Subscriptions to calls' channels, and to the few plain channels of ``start``."""
 
     def __init__(
         self,
@@ -48,7 +48,6 @@ class Subscriber:
     ) -> None:
         self._keyspace = keyspace
         self._node = node.encode()
-        self._live_channel = keyspace.live.encode()
         self._timeout_s = timeout_s
         self._ping_s = ping_s
         self._silence_s = silence_s
@@ -62,7 +61,7 @@ class Subscriber:
         self._outgoing: list[bytes] = []
         self._epochs: dict[bytes, str] = {}
         self._listener: Listener
-        self._live: Callable[[bytes], None]
+        self._plain: dict[bytes, Callable[[bytes], None]] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -74,9 +73,10 @@ class Subscriber:
         """Return the calls that are subscribed to."""
         return list(self._wanted.values())
 
-    async def start(self, listener: Listener, live: Callable[[bytes], None]) -> None:
-        """Connect; raises ``Unavailable``."""
-        self._listener, self._live = listener, live
+    async def start(self, listener: Listener, plain: Mapping[str, Callable[[bytes], None]]) -> None:
+        """Connect; raises ``Unavailable``. ``plain``: channel → who takes its messages."""
+        self._listener = listener
+        self._plain = {channel.encode(): take for channel, take in plain.items()}
         await self._keeper.start()
         self._tasks.spawn(self._watch_silence())
 
@@ -146,7 +146,7 @@ class Subscriber:
             if (cid := self._wanted.get(channel)) is not None:
                 self._take(cid, message)
         elif kind == b"message":
-            self._live(message)
+            self._plain[channel](message)
         elif kind in (b"ssubscribe", b"sunsubscribe"):
             self._answered(channel, is_subscribed=kind == b"ssubscribe")
 
@@ -195,8 +195,8 @@ class Subscriber:
     # -- what the keeper tells ------------------------------------------------------------------
 
     def preamble(self) -> tuple[Sequence[Command], Sequence[Command]]:
-        """Subscribe to the live channel; from then on the connection takes messages."""
-        return [("SUBSCRIBE", self._live_channel)], []
+        """Subscribe to the plain channels; from then on the connection takes messages."""
+        return [("SUBSCRIBE", channel) for channel in self._plain], []
 
     def on_open(self, connection: Connection) -> None:
         """Subscribe again to everything that is wanted."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -18,8 +18,9 @@ from urllib.parse import parse_qs
 import msgspec
 from websockets.http11 import Request
 
-from relay import logs, metrics, tokens
-from relay.broker import Store
+from relay import logs, metrics, tokens, wire
+from relay.broker import Broker, Store
+from relay.broker.seats import Seat
 from relay.doors import Door
 from relay.errors import (
     BadInput,
@@ -33,8 +34,10 @@ from relay.errors import (
 )
 from relay.events import Event, Position, Publication
 from relay.forwarded import Network, client_address
+from relay.gateway.call import Batch
 from relay.gateway.connection import Connection
 from relay.gateway.hub import Hub, Watching
+from relay.gateway.remote import Remote
 from relay.gateway.session import Rules, Session
 from relay.gateway.wheel import Wheel
 from relay.tasks import Tasks
@@ -44,6 +47,8 @@ log = logs.get(__name__)
 
 PATHS: Final = ("/video/connect", "/api/v2/connect")
 QUERY_FIELDS: Final = 20
+ATTACH_AT_ONCE: Final = 64
+"""Calls that one request makes a socket watch at the same time; the others wait their turn."""
 
 
 class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,21 +59,21 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     hard_buffer_bytes: int = 4_194_304
     slow_timeout_s: float = 30.0
     user_connections: int = 50
-    watch_limit: int = 200
+    watch_limit: int = 1000
 
 
 class Sockets:
-    """The sockets of one process. ``secret`` binds connection ids to users, ``node`` names us."""
+    """The sockets of one process. ``secret`` binds connection ids to users."""
 
     def __init__(
         self,
         *,
         hub: Hub,
+        broker: Broker,
         store: Store,
         door: Door,
         rules: Rules,
         limits: SocketLimits,
-        node: str,
         secret: str,
         clock: Callable[[], int],
         origins: Sequence[str] = ("*",),
@@ -85,14 +90,17 @@ class Sockets:
         self._hub = hub
         self._store = store
         self._rules = rules
-        self._node = node
+        self._broker = broker
+        self._remote = Remote(broker, self)
         self._secret = secret
         self._origins = frozenset(origins)
         self._trusted = trusted
         self._strict_calls = strict_calls
         self._open: set[Connection] = set()
         self._by_id: dict[str, Connection] = {}
-        self._by_user: Counter[str] = Counter()
+        self._by_user: defaultdict[str, set[Connection]] = defaultdict(set)
+        self._occupied: set[Seat] = set()
+        self._vacated: Callable[[Seat], None] | None = None
         self._draining = False
         self._all_closed = asyncio.Event()
 
@@ -106,7 +114,8 @@ class Sockets:
         return Connection(self)
 
     async def start(self) -> None:
-        """Let the wheel turn."""
+        """Let the wheel turn, and answer other processes."""
+        self._broker.receive(self._remote)
         self.tasks.spawn(self.wheel.run())
 
     async def drain(self, timeout_s: float) -> None:
@@ -139,8 +148,9 @@ class Sockets:
         self.wheel.cancel(connection)
         if (connection_id := connection.connection_id) in self._by_id:
             del self._by_id[connection_id]
-            self._by_user[connection.user.id] -= 1
-            if not self._by_user[connection.user.id]:
+            of_user = self._by_user[connection.user.id]
+            of_user.discard(connection)
+            if not of_user:
                 del self._by_user[connection.user.id]
             metrics.CONNECTIONS.dec()
 
@@ -185,14 +195,14 @@ class Sockets:
     def admit(self, connection: Connection, user_id: str) -> str:
         """Return the id of a socket that has logged in; raises ``RateLimited`` over the limit."""
         limit = self.limits.user_connections
-        if limit and self._by_user[user_id] >= limit:
+        if limit and len(self._by_user.get(user_id, ())) >= limit:
             raise RateLimited(
                 f"this user has {limit} open sockets: close one first", reason="too_many_sockets"
             )
         nonce = secrets.token_hex(8)
-        connection_id = tokens.connection_id(self._node, nonce, user_id, self._secret)
+        connection_id = tokens.connection_id(self._broker.node, nonce, user_id, self._secret)
         self._by_id[connection_id] = connection
-        self._by_user[user_id] += 1
+        self._by_user[user_id].add(connection)
         metrics.CONNECTIONS.inc()
         return connection_id
 
@@ -207,17 +217,26 @@ class Sockets:
 
     async def watch(self, connection: Connection, cid: str, since: Position | None) -> Watching:
         """Make a socket watch a call; see ``Hub.watch``."""
-        if len(connection.calls) >= self.limits.watch_limit and cid not in connection.calls:
+        if cid not in connection.calls:
+            self._check_room(connection, 1)
+        await self._check_exists(cid)
+        watching = await self._hub.watch(connection, cid, since)
+        if connection.is_open and cid not in connection.calls:
+            try:
+                self._check_room(connection, 1)  # others may have come first
+            except BadInput:
+                self._hub.unwatch(connection, cid)
+                raise
+            connection.calls.add(cid)
+            metrics.WATCHES.inc()
+        return watching
+
+    def _check_room(self, connection: Connection, count: int) -> None:
+        if len(connection.calls) + count > self.limits.watch_limit:
             raise BadInput(
                 f"a socket watches at most {self.limits.watch_limit} calls: unwatch one first",
                 reason="too_many_watches",
             )
-        await self._check_exists(cid)
-        watching = await self._hub.watch(connection, cid, since)
-        if connection.is_open and cid not in connection.calls:
-            connection.calls.add(cid)
-            metrics.WATCHES.inc()
-        return watching
 
     def unwatch(self, connection: Connection, cid: str) -> None:
         """Make a socket cease to watch a call."""
@@ -225,23 +244,110 @@ class Sockets:
         if cid in connection.calls:
             connection.calls.discard(cid)
             metrics.WATCHES.dec()
+            self._check_vacated(Seat(cid, connection.user.id))
 
     async def _check_exists(self, cid: str) -> None:
         if self._strict_calls and await self._store.call(cid) is None:
             raise NotFound(f"the call {cid} was never created")
 
-    # -- what the API asks for --------------------------------------------------------------------
+    # -- what the API asks for, wherever the sockets are -------------------------------------------
 
-    async def attach(self, connection_id: str, user_id: str, cid: str) -> None:
-        """Make the socket of that id watch a call, live from now on.
+    async def attach(self, connection_id: str, user_id: str, cids: Sequence[str]) -> None:
+        """Make the socket of that id watch calls, live from now on.
 
-        Raises ``UnknownConnection`` when it is not open, or not that user's.
+        Raises ``UnknownConnection`` when it is not open, or not that user's, ``BadInput`` when it
+        would watch too many, and ``Unavailable`` when the process that owns it does not answer.
         """
         owner = tokens.connection_owner(connection_id, user_id, self._secret)
+        if owner is None:
+            raise unknown_connection()
+        if owner == self._broker.node:
+            await self.attach_here(connection_id, cids)
+        else:
+            await self._remote.attach(owner, connection_id, cids)
+
+    async def expel(self, user_id: str | None, cid: str) -> None:
+        """Make every socket of a user cease to watch a call; None: of everybody."""
+        await self._remote.expel(user_id, cid)
+
+    async def revoke(self, user_id: str | None, before_s: float) -> None:
+        """Close every socket of a user whose token was issued before a time, in s since 1970.
+
+        None: of everybody. A token that does not say when it was issued counts as older.
+        """
+        await self._remote.revoke(user_id, before_s)
+
+    async def occupied(self, seats: Sequence[Seat]) -> set[Seat]:
+        """Return the seats whose user has a socket that watches the call.
+
+        From then on the process of that socket says when the last one has gone (see ``follow``).
+        Raises ``Unavailable`` when a process that is alive does not answer.
+        """
+        return await self._remote.occupied(seats)
+
+    def follow(self, vacated: Callable[[Seat], None]) -> None:
+        """Call ``vacated`` when the last socket of this process has left an occupied seat."""
+        self._vacated = vacated
+
+    # -- what processes ask of each other (through ``Remote``) -------------------------------------
+
+    async def attach_here(self, connection_id: str, cids: Sequence[str]) -> None:
+        """Make a socket of this process watch calls; its id was checked."""
         connection = self._by_id.get(connection_id)
-        if owner is not None and connection is not None and connection.is_open:
-            if cid not in connection.calls:
-                await self.watch(connection, cid, None)
-            if connection.is_open:  # it may have closed meanwhile
-                return
-        raise UnknownConnection("connection_id is not an open socket of this user: reconnect")
+        if connection is None or not connection.is_open:
+            raise unknown_connection()
+        news = [cid for cid in dict.fromkeys(cids) if cid not in connection.calls]
+        self._check_room(connection, len(news))
+        for start in range(0, len(news), ATTACH_AT_ONCE):
+            batch = news[start : start + ATTACH_AT_ONCE]
+            watches = (self.watch(connection, cid, None) for cid in batch)
+            outcomes = await asyncio.gather(*watches, return_exceptions=True)
+            for error in outcomes:
+                if isinstance(error, BaseException):
+                    raise error
+        if not connection.is_open:  # it may have closed meanwhile
+            raise unknown_connection()
+
+    def tell_here(self, user_ids: Iterable[str], cid: str | None, body: bytes) -> None:
+        """Write a text to the sockets of users, except those that watch ``cid`` or are slow."""
+        batch = Batch([wire.text_frame(body)], [0])
+        for user_id in user_ids:
+            for connection in self._by_user.get(user_id, ()):
+                if cid is None or cid not in connection.calls:
+                    metrics.WRITTEN.inc(connection.deliver(batch))
+
+    def expel_here(self, user_id: str | None, cid: str) -> None:
+        """Make the sockets of a user cease to watch a call."""
+        for connection in self._of(user_id):
+            self.unwatch(connection, cid)
+
+    def revoke_here(self, user_id: str | None, before_s: float) -> None:
+        """Close the sockets of a user whose token is older."""
+        for connection in self._of(user_id):
+            if connection.session.claims.issued_before(before_s):
+                connection.end(Close.TOKEN_EXPIRED, "the token was revoked", "token_revoked")
+
+    def occupied_here(self, seats: Sequence[Seat]) -> list[int]:
+        """Return the indices of the seats that a socket of this process occupies."""
+        taken = [index for index, seat in enumerate(seats) if self._is_occupied(seat)]
+        self._occupied.update(seats[index] for index in taken)
+        return taken
+
+    def _of(self, user_id: str | None) -> Collection[Connection]:
+        found = self._by_id.values() if user_id is None else self._by_user.get(user_id, ())
+        return list(found)
+
+    def _is_occupied(self, seat: Seat) -> bool:
+        sockets = self._by_user.get(seat.user_id, ())
+        return any(seat.cid in connection.calls for connection in sockets)
+
+    def _check_vacated(self, seat: Seat) -> None:
+        if seat in self._occupied and not self._is_occupied(seat):
+            self._occupied.discard(seat)
+            if self._vacated is not None:
+                self._vacated(seat)
+
+
+def unknown_connection() -> UnknownConnection:
+    """Return the error for a socket that is gone, or was never this user's."""
+    return UnknownConnection("connection_id is not an open socket of this user: reconnect")

@@ -30,6 +30,7 @@ def test_keys_have_their_documented_names() -> None:
         "relay:ingest",
         "relay:ingest:lease",
     )
+    assert (KEYS.everybody, KEYS.inbox("a1b2")) == ("relay:all", "relay:node:a1b2")
     assert (KEYS.nodes, KEYS.partitions_key) == ("relay:nodes", "relay:partitions")
 
 

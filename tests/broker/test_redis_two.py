@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from relay.broker import Limits, Roster
+from relay.broker import Limits, Roster, redis_messages
 from relay.broker.redis import RedisBroker
 from relay.errors import Unavailable
 from relay.settings import SettingsError
@@ -145,6 +145,82 @@ async def test_rubbish_on_a_calls_channel_is_passed_over(rig: RedisRig) -> None:
     await broker.publish(event(1))
     await caught_up(broker, recorder)
     assert recorder.contents() == [1]
+
+
+async def test_what_is_told_reaches_every_process_in_order(rig: RedisRig) -> None:
+    here, there = Recorder(), Recorder()
+    one, _ = await rig.broker(recorder=here), await rig.broker(recorder=there)
+    for n in range(20):
+        await one.tell([f"user{n}"], CID, b"%d" % n)
+    await one.broadcast(b"the end")
+    await until(lambda: here.notices == there.notices == [b"the end"], "all arrives")
+    assert here.told == there.told == [([f"user{n}"], CID, b"%d" % n) for n in range(20)]
+
+
+async def test_processes_answer_each_other(rig: RedisRig) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await rig.broker(recorder=here), await rig.broker(recorder=there)
+    questions = [b"number %d" % n for n in range(50)]
+    answers = await asyncio.gather(*(one.ask(two.node, question) for question in questions))
+    assert answers == [b"you said " + question for question in questions]
+    assert (here.questions, sorted(there.questions)) == ([], sorted(questions))
+    assert await two.ask(one.node, b"and you?") == b"you said and you?"
+
+
+async def test_a_late_answer_is_nobodys(rig: RedisRig) -> None:
+    there = Recorder()
+    there.answering = asyncio.Event()
+    one, two = await rig.broker(), await rig.broker(recorder=there)
+    one._desk.answer_s = 0.05
+    with pytest.raises(Unavailable, match="the answer of the process"):
+        await one.ask(two.node, b"slow?")
+    there.answering.set()
+    one._desk.answer_s = 2.0
+    assert await one.ask(two.node, b"quick?") == b"you said quick?"
+
+
+async def test_a_question_that_is_refused_or_fails_is_not_answered(rig: RedisRig) -> None:
+    there = Recorder()
+    there.refusal = Unavailable("not now")
+    one, two = await rig.broker(), await rig.broker(recorder=there)
+    one._desk.answer_s = 0.1
+    with pytest.raises(Unavailable):
+        await one.ask(two.node, b"now?")
+    assert there.questions == [b"now?"]
+
+
+async def test_questions_are_bounded_on_both_sides(
+    rig: RedisRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Recorder()
+    there.answering = asyncio.Event()
+    one, two = await rig.broker(), await rig.broker(recorder=there)
+    monkeypatch.setattr(redis_messages, "ASKED_BOUND", 3)
+    monkeypatch.setattr(redis_messages, "ANSWERING_BOUND", 2)
+    one._desk.answer_s = 0.2
+    asking = [asyncio.create_task(one.ask(two.node, b"%d" % n)) for n in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="too many questions"):
+        await one.ask(two.node, b"one too many")
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert there.questions == [b"0", b"1"]
+    assert one._messages._asked == {}
+
+
+async def test_rubbish_on_the_channels_of_processes_is_passed_over(rig: RedisRig) -> None:
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder)
+    with rig.server.client() as client:
+        for channel in (broker.keyspace.everybody, broker.keyspace.inbox(broker.node)):
+            for rubbish in (
+                b"", b"x", b"{}", b'{"type":"tell"}\n{}', b'{"type":"tell","user_ids":"ann"}\n',
+                b'{"type":"question","id":1}\nwhat', b'{"type":"answer","id":"77"}\nno', b"\xff\n",
+                b"[" * 100_000,
+            ):  # fmt: skip
+                assert client.publish(channel, rubbish) == 1
+    await broker.broadcast(b"after all that")
+    await until(lambda: recorder.notices, "it goes on")
+    assert (recorder.told, recorder.questions) == ([], [])
 
 
 async def test_a_closed_broker_refuses_and_ends_what_waits(rig: RedisRig) -> None:

@@ -49,7 +49,7 @@ async def subscribed(
             ping_s=0.02,
             silence_s=silence_s,
         )
-        await subscriber.start(recorder, recorder.on_live)
+        await subscriber.start(recorder, {KEYS.live: recorder.on_live})
         try:
             yield subscriber, fake
         finally:

@@ -15,6 +15,7 @@ import msgspec
 from relay.broker import Broker, Limits, Store
 from relay.broker.memory import MemoryBroker, MemoryStore
 from relay.broker.redis import RedisBroker, RedisStore
+from relay.errors import RelayError
 from relay.events import Event, Position, fingerprint
 from tests.redis_server import RedisServer
 
@@ -69,13 +70,21 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 
 class Recorder:
-    """A listener that writes down what it is told."""
+    """A listener and receiver that writes down what it is told.
+
+    It answers when ``answering`` is set, where there is one, and refuses with ``refusal``.
+    """
 
     def __init__(self) -> None:
         self.publications: list[tuple[str, Position | None, bytes]] = []
         self.rosters: list[str] = []
         self.interruptions: list[set[str]] = []
         self.live: list[bytes] = []
+        self.told: list[tuple[list[str], str | None, bytes]] = []
+        self.notices: list[bytes] = []
+        self.questions: list[bytes] = []
+        self.answering: asyncio.Event | None = None
+        self.refusal: RelayError | None = None
         self.inside_a_task = False
 
     def on_publication(self, cid: str, position: Position | None, body: bytes) -> None:
@@ -90,6 +99,22 @@ class Recorder:
 
     def on_live(self, text: bytes) -> None:
         self.live.append(text)
+
+    def on_told(self, user_ids: Collection[str], cid: str | None, body: bytes) -> None:
+        self.inside_a_task |= asyncio.current_task() is not None
+        self.told.append((list(user_ids), cid, body))
+
+    def on_notice(self, notice: bytes) -> None:
+        self.inside_a_task |= asyncio.current_task() is not None
+        self.notices.append(notice)
+
+    async def on_question(self, question: bytes) -> bytes:
+        self.questions.append(question)
+        if self.answering is not None:
+            await self.answering.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        return b"you said " + question
 
     def contents(self, cid: str = CID) -> list[Any]:
         """Return what was published in a call, as far as it arrived."""
@@ -128,6 +153,7 @@ class MemoryRig:
     ) -> MemoryBroker:
         broker = MemoryBroker(limits, lambda: self._now_ns, uuid4().hex)
         recorder = recorder or Recorder()
+        broker.receive(recorder)
         await broker.start(recorder, recorder.on_live)
         self.started.append(broker)
         return broker
@@ -157,6 +183,7 @@ class RedisRig:
     ) -> RedisBroker:
         broker = RedisBroker(url or self.server.url, self.prefix, limits, uuid4().hex, **options)
         recorder = recorder or Recorder()
+        broker.receive(recorder)
         await broker.start(recorder, recorder.on_live)
         self.started.append(broker)
         return broker

@@ -96,16 +96,16 @@ async def gateways() -> AsyncIterator[MakeGateway]:
         def now_ns() -> int:
             return NOW_NS + int((loop.time() - began) * 1e9)
 
-        broker, store = FakeBroker(), MemoryStore()
+        broker, store = FakeBroker(node=more.pop("node", "here")), MemoryStore()
         hub = Hub(broker, random.Random(7))
         broker.listener = hub
         sockets = Sockets(
             hub=hub,
+            broker=broker,
             store=more.pop("store", store),
             door=Door("socket", broker),
             rules=Rules(keys={"key": (SECRET,)}, new_id=lambda: "minted", **(rules or {})),
             limits=SocketLimits(**(limits or {})),
-            node="here",
             secret=SECRET,
             clock=now_ns,
             trusted=read_networks("127.0.0.1"),

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from typing import Any
 
 from relay import wire
-from relay.broker import Entry, Epoch, History, Listener, Roster, Unavailable
+from relay.broker import Entry, Epoch, History, Listener, Receiver, Roster, Unavailable
 from relay.events import Event, Position, Publication
 from relay.gateway.call import Batch
 from relay.users import User
@@ -110,7 +110,7 @@ class FakeBroker:
     for ever); ``gates`` hold requests of a method, before they look, until the event is set.
     """
 
-    def __init__(self, page_count: int = 1000) -> None:
+    def __init__(self, page_count: int = 1000, node: str = "here") -> None:
         self.calls: dict[str, FakeCall] = {}
         self.log: list[tuple[str, Any]] = []
         self.away: Counter[str] = Counter()
@@ -120,11 +120,15 @@ class FakeBroker:
         self.listener: Listener | None = None
         self.subscribed: set[str] = set()
         self.all_rosters: dict[str, dict[str, Roster]] = {}
-        self.alive = frozenset({"here"})
+        self.node = node
+        self.alive = frozenset({node})
+        self.receiver: Receiver | None = None
+        self.others: dict[str, FakeBroker] = {node: self}
 
-    @property
-    def node(self) -> str:
-        return "here"
+    def joins(self, other: FakeBroker) -> None:
+        """Make the two brokers of one relay."""
+        self.others = other.others = {**self.others, **other.others}
+        self.alive = other.alive = frozenset(self.others)
 
     async def start(self, listener: Listener, live: Callable[[bytes], None]) -> None:
         self.listener = listener
@@ -178,6 +182,28 @@ class FakeBroker:
     async def nodes(self) -> frozenset[str]:
         await self._asked("nodes", None)
         return self.alive
+
+    def receive(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+
+    async def tell(self, user_ids: Collection[str], cid: str | None, body: bytes) -> None:
+        await self._asked("tell", (list(user_ids), cid, body))
+        for other in self.others.values():
+            if other.receiver is not None:
+                other.receiver.on_told(user_ids, cid, body)
+
+    async def broadcast(self, notice: bytes) -> None:
+        await self._asked("broadcast", notice)
+        for other in self.others.values():
+            if other.receiver is not None:
+                other.receiver.on_notice(notice)
+
+    async def ask(self, node: str, question: bytes) -> bytes:
+        await self._asked("ask", (node, question))
+        other = self.others.get(node)
+        if other is None or other.receiver is None:
+            raise Unavailable(f"{node} does not answer")
+        return await other.receiver.on_question(question)
 
     async def ping(self) -> None:
         await self._asked("ping", None)

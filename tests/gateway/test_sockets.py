@@ -22,8 +22,8 @@ pytestmark = pytest.mark.anyio
 async def test_a_watch_can_be_attached_by_the_id(gateway: Gateway) -> None:
     peer = await Peer(gateway).log_in()
     connection_id = peer.texts[0]["connection_id"]
-    await gateway.sockets.attach(connection_id, "john", CID)
-    await gateway.sockets.attach(connection_id, "john", CID)
+    await gateway.sockets.attach(connection_id, "john", [CID])
+    await gateway.sockets.attach(connection_id, "john", [CID])
     gateway.broker.send()
     await turns()
     assert peer.types.count("custom") == 1
@@ -42,14 +42,14 @@ async def test_only_the_user_of_an_open_socket_can_attach(gateway: Gateway) -> N
     peer.transport.abort()
     await turns()
     with pytest.raises(UnknownConnection):
-        await gateway.sockets.attach(connection_id, "john", CID)
+        await gateway.sockets.attach(connection_id, "john", [CID])
 
 
 async def test_a_socket_that_closes_while_it_is_attached_is_told_as_gone(gateway: Gateway) -> None:
     peer = await Peer(gateway).log_in()
     gate = gateway.broker.gates["subscribe"] = asyncio.Event()
     attaching = asyncio.create_task(
-        gateway.sockets.attach(peer.texts[0]["connection_id"], "john", CID)
+        gateway.sockets.attach(peer.texts[0]["connection_id"], "john", [CID])
     )
     await turns()
     peer.transport.abort()
