@@ -30,7 +30,7 @@ R = TypeVar("R", bound=Call | User)
 ATTEMPTS: Final = 20
 """Tries to change a record while other processes change it too."""
 
-_PAUSE_S: Final = 0.01
+_PAUSE_S: Final = 0.005
 
 
 class Table(Generic[R]):
@@ -115,7 +115,7 @@ class Table(Generic[R]):
         no harm, one that is missing hides a record.
         """
         stray: frozenset[Mark] = frozenset()
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             before = self._record(text)
             old = self._marks(before)
             try:
@@ -136,7 +136,7 @@ class Table(Generic[R]):
                 return before, after
             stray |= marks
             text = present
-            await asyncio.sleep(self._random.uniform(0, _PAUSE_S * attempt))
+            await asyncio.sleep(self._random.uniform(0, _PAUSE_S))
         raise Unavailable("too many are changing this at once: try again")
 
     def _marks(self, record: R | None) -> frozenset[Mark]:
