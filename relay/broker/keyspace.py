@@ -64,6 +64,14 @@ class Keyspace:
         """Return the key of a user as the store keeps it."""
         return f"{self._prefix}u:{user_id}"
 
+    def index(self, name: str) -> str:
+        """Return the key of an index of calls or users."""
+        return f"{self._prefix}ix:{name}"
+
+    def spent(self, key: str, window_s: int, window: int) -> str:
+        """Return the key of how often something was used in a window."""
+        return f"{self._prefix}n:{window_s}:{window}:{key}"
+
     def of_order(self, cid: str) -> tuple[str, str]:
         """Return the keys of a call's order: meta and history."""
         return self._of_call(cid, "m"), self._of_call(cid, "h")

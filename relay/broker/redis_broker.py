@@ -46,7 +46,7 @@ _REUSED: Final = 2
 
 _COMMAND_SCRIPTS: Final = (
     scripts.HEARTBEAT, scripts.HISTORY, scripts.LEASE, scripts.NODES, scripts.POSITIONS,
-    scripts.REPLACE, scripts.ROSTER,
+    scripts.REPLACE, scripts.ROSTER, scripts.SPEND,
 )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ def test_keys_have_their_documented_names() -> None:
     assert KEYS.roster("default:demo") == f"{tag}:w:default:demo"
     assert KEYS.call("default:demo") == f"{tag}:call:default:demo"
     assert KEYS.user("ann") == "relay:u:ann"
+    assert KEYS.index("calls:type:default") == "relay:ix:calls:type:default"
+    assert KEYS.spent("ann", 60, 7) == "relay:n:60:7:ann"
     assert (KEYS.live, KEYS.ingest, KEYS.ingest_lease) == (
         "relay:live",
         "relay:ingest",

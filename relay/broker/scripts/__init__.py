@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 __all__ = [
-    "HEARTBEAT", "HISTORY", "LEASE", "NODES", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "Script",
+    "HEARTBEAT", "HISTORY", "LEASE", "NODES", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SPEND",
+    "Script",
 ]  # fmt: skip
 
 _HERE: Final = Path(__file__).parent
@@ -40,3 +41,4 @@ POSITIONS: Final = _load("positions")
 PUBLISH: Final = _load("publish")
 REPLACE: Final = _load("replace")
 ROSTER: Final = _load("roster")
+SPEND: Final = _load("spend")
