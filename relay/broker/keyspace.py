@@ -33,6 +33,8 @@ class Keyspace:
         self.ingest = f"{prefix}ingest"
         self.ingest_lease = f"{prefix}ingest:lease"
         self.nodes = f"{prefix}nodes"
+        self.seats = f"{prefix}seats"
+        self.seats_lease = f"{prefix}seats:lease"
         self.partitions_key = f"{prefix}partitions"
         self.partitions = partitions
         self._prefix = prefix
@@ -55,6 +57,14 @@ class Keyspace:
     def inbox(self, node: str) -> str:
         """Return the channel on which one process is asked and answered."""
         return f"{self._prefix}node:{node}"
+
+    def session(self, cid: str) -> str:
+        """Return the hash of a call's session: the session itself, and its participants."""
+        return self._of_call(cid, "s")
+
+    def departures(self, cid: str) -> str:
+        """Return the hash of those who left a call and whose leaving was not announced yet."""
+        return self._of_call(cid, "left")
 
     def call(self, cid: str) -> str:
         """Return the key of the call as the store keeps it."""

@@ -32,6 +32,9 @@ def test_keys_have_their_documented_names() -> None:
         "relay:ingest",
         "relay:ingest:lease",
     )
+    assert KEYS.session("default:demo") == f"{tag}:s:default:demo"
+    assert KEYS.departures("default:demo") == f"{tag}:left:default:demo"
+    assert (KEYS.seats, KEYS.seats_lease) == ("relay:seats", "relay:seats:lease")
     assert (KEYS.everybody, KEYS.inbox("a1b2")) == ("relay:all", "relay:node:a1b2")
     assert (KEYS.nodes, KEYS.partitions_key) == ("relay:nodes", "relay:partitions")
 
