@@ -22,8 +22,8 @@ from relay import logs, metrics, wire
 from relay.errors import BadInput, Close, RelayError
 from relay.gateway import frames
 from relay.gateway.call import Batch
-from relay.gateway.commands import Worker
-from relay.gateway.session import Action, End, Refuse, Session, Write
+from relay.gateway.commands import Worker, publish_now
+from relay.gateway.session import Action, End, Refuse, Send, Session, Write
 from relay.users import User
 
 if TYPE_CHECKING:
@@ -233,6 +233,8 @@ class Connection(asyncio.Protocol):
                     if farewell is not None:
                         metrics.REFUSED.labels(self._sockets.door.name, why).inc()
                     self.end(code, reason, why, farewell)
+                case Send() if self._worker is None and publish_now(self, self._sockets, action):
+                    pass  # nothing waited before it, and it need not wait itself
                 case _:
                     self._enqueue(action)
 

@@ -205,6 +205,13 @@ class Sockets:
             raise
         return await self.door.publish(event)
 
+    def publish_now(self, event: Event) -> Publication | None:
+        """Publish as ``publish`` does, without waiting; None where something has to be waited for.
+
+        Nothing is done or counted then. See ``Broker.publish_now``.
+        """
+        return None if self._strict_calls else self.door.publish_now(event)
+
     async def watch(self, connection: Connection, cid: str, since: Position | None) -> Watching:
         """Make a socket watch a call; see ``Hub.watch``."""
         if len(connection.calls) >= self.limits.watch_limit and cid not in connection.calls:
