@@ -80,7 +80,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         # At 0 the transport reports as soon as it holds a byte back: ``descriptor`` hangs on it.
         self._transport.set_write_buffer_limits(high=0)
-        self._fd = self.descriptor = _plain_descriptor(self._transport)
+        self._fd = _plain_descriptor(self._transport)
+        self._write_directly(self._fd)
         self._sockets.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -129,14 +130,18 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Learn that the transport holds bytes back: what comes now has to queue behind them."""
-        self.descriptor = -1
+        self._write_directly(-1)
 
     def resume_writing(self) -> None:
         """Learn that the unsent bytes have drained."""
-        self.descriptor = self._fd
+        self._write_directly(self._fd)
         if self._room is not None:
             self._room.set_result(None)
             self._room = None
+
+    def _write_directly(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._sockets.changes.count += 1
 
     # -- handshake and frames ---------------------------------------------------------------------
 
@@ -406,12 +411,14 @@ class Connection(asyncio.Protocol):
         if self.is_open:
             metrics.CLOSED.labels(why).inc()
             log.info("socket cut off", why=why, peer=self.peer)
-        self._fd = self.descriptor = -1
+        self._fd = -1
+        self._write_directly(-1)
         self._transport.abort()  # and leaves in the next turn: the hub may be writing just now
 
     def _leave(self) -> None:
         """Cease to watch. Every way of closing leads here; a second time does nothing."""
-        self._fd = self.descriptor = -1
+        self._fd = -1
+        self._write_directly(-1)
         if self._worker is not None and self._worker.task is not None:
             self._worker.task.cancel()
         for cid in list(self.calls):

@@ -83,6 +83,7 @@ class Sockets:
         # websockets reads the level once per connection; a shared logger that is off costs nothing.
         self.protocol_logger = logging.getLogger("websockets.server")
         self._hub = hub
+        self.changes = hub.changes
         self._store = store
         self._rules = rules
         self._node = node
