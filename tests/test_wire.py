@@ -68,7 +68,9 @@ def test_what_is_no_json_is_refused(text: bytes | str) -> None:
 
 def test_nesting_ends_at_sixty_four_levels() -> None:
     assert wire.decode("[" * 64 + "]" * 64)
+    assert wire.decode("[" + "[]," * 99 + "[]]"), "many brackets are no depth"
     assert reason("[" * 65 + "]" * 65) == "too_deep"
+    assert reason(b"[" * 40 + b'{"a":' * 25 + b"1" + b"}" * 25 + b"]" * 40) == "too_deep"
     assert reason('{"a":' * 65 + "1" + "}" * 65) == "too_deep"
     assert reason("[" * 100_000 + "]" * 100_000) == "too_deep"
 

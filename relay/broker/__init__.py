@@ -158,6 +158,12 @@ class Broker(Protocol):
         """Do the atomic step. The event takes its place in the queue before the first await."""
         ...
 
+    def publish_now(self, event: Event) -> Publication | None:
+        """Do the atomic step without waiting; None, with nothing done, where it has to be waited
+        for: then ``publish``. For callers that return to the loop: it is the loop that delivers.
+        """
+        ...
+
     async def subscribe(self, cid: str) -> None:
         """Hand over publications of ``cid`` from now on; returns when the broker confirmed."""
         ...

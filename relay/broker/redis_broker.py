@@ -205,6 +205,9 @@ class RedisBroker:
             reused=bool(flags & _REUSED),
         )
 
+    def publish_now(self, event: Event) -> None:
+        """Do nothing: Redis always has to be waited for."""
+
     async def _publish_unmarked(self, event: Event) -> Publication:
         """Publish what is neither kept nor remembered, in its turn among the others."""
         await self._publishing.request(

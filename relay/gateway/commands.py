@@ -1,7 +1,8 @@
 """Carry out one socket's commands, one after another: replies come in the order of the commands.
 
 What the session refuses or answers at once does not wait for them; replies are told by their id.
-A worker exists only while commands wait; an idle socket has neither a task nor a queue.
+A worker exists only while commands wait: an idle socket has neither a task nor a queue, and an
+event that the broker takes at once needs none, since a task costs as much as the rest of the way.
 """
 
 from __future__ import annotations
@@ -23,6 +24,30 @@ log = logs.get(__name__)
 
 QUEUE_LIMIT: Final = 100
 """Commands that wait for their turn before the socket is no longer read."""
+
+
+def publish_now(connection: Connection, sockets: Sockets, action: Send) -> bool:
+    """Publish and reply in this loop turn; False, with nothing done, where a worker has to wait."""
+    try:
+        publication = sockets.publish_now(action.event)
+        if publication is not None:
+            connection.reply(frames.sent(action.id, publication))
+    except Exception as error:  # noqa: BLE001 - the top of a command's way, as in a worker
+        _tell(connection, sockets, action, error)
+        return True
+    return publication is not None
+
+
+def _tell(connection: Connection, sockets: Sockets, action: Action, error: Exception) -> None:
+    """Reply to a command that failed; end the socket over what must not happen."""
+    if isinstance(error, RelayError):
+        if not isinstance(action, Send):  # what was to be published, its door has counted
+            sockets.door.refused(error)
+        connection.reply(frames.error(getattr(action, "id", None), error))
+    else:
+        what, peer = type(action).__name__, connection.peer
+        log.error("command failed", action=what, peer=peer, exc_info=error)
+        connection.end(Close.INTERNAL_ERROR, "internal error", "internal")
 
 
 class Worker:
@@ -54,13 +79,8 @@ class Worker:
                 await self._log_in(action)
             else:
                 connection.reply(await self._reply_to(action))
-        except RelayError as error:
-            if not isinstance(action, Send):  # what was to be published, its door has counted
-                self._sockets.door.refused(error)
-            connection.reply(frames.error(getattr(action, "id", None), error))
-        except Exception:
-            log.exception("command failed", action=type(action).__name__, peer=connection.peer)
-            connection.end(Close.INTERNAL_ERROR, "internal error", "internal")
+        except Exception as error:  # noqa: BLE001 - it is told and logged
+            _tell(connection, self._sockets, action, error)
 
     async def _reply_to(self, action: Action) -> bytes:
         sockets, connection = self._sockets, self._connection

@@ -88,6 +88,7 @@ class Sockets:
         # websockets reads the level once per connection; a shared logger that is off costs nothing.
         self.protocol_logger = logging.getLogger("websockets.server")
         self._hub = hub
+        self.changes = hub.changes
         self._store = store
         self._rules = rules
         self._broker = broker
@@ -214,6 +215,13 @@ class Sockets:
             self.door.refused(error)
             raise
         return await self.door.publish(event)
+
+    def publish_now(self, event: Event) -> Publication | None:
+        """Publish as ``publish`` does, without waiting; None where something has to be waited for.
+
+        Nothing is done or counted then. See ``Broker.publish_now``.
+        """
+        return None if self._strict_calls else self.door.publish_now(event)
 
     async def watch(self, connection: Connection, cid: str, since: Position | None) -> Watching:
         """Make a socket watch a call; see ``Hub.watch``."""

@@ -62,6 +62,57 @@ async def test_a_refused_publish_is_counted_once(gateway: Gateway) -> None:
     assert metrics.ACCEPTED.labels("socket")._value.get() == before[1] + 1
 
 
+async def test_what_the_broker_takes_at_once_is_answered_at_once(gateway: Gateway) -> None:
+    gateway.broker.at_once = True
+    peer = await Peer(gateway).log_in()
+    await peer.watch(CID)
+    peer.say(type="call.send", id=1, call_cid=CID, custom={})
+    assert (peer.texts[-1]["type"], peer.texts[-1]["offset"]) == ("call.sent", 1)
+    assert len(gateway.sockets.tasks) == 1, "the wheel's: no task for this"
+    await turns()
+    assert gateway.broker.asked("publish") == []
+    assert peer.types[-2:] == ["call.sent", "custom"]
+
+
+async def test_what_comes_behind_a_waiting_command_waits_too(gateway: Gateway) -> None:
+    gateway.broker.at_once = True
+    gate = gateway.broker.gates["subscribe"] = asyncio.Event()
+    peer = await Peer(gateway).log_in()
+    peer.say(type="call.watch", id=1, call_cid=CID)
+    peer.say(type="call.send", id=2, call_cid=CID, custom={})
+    await turns()
+    assert gateway.broker.asked("publish_now") == []
+    gate.set()
+    await turns(20)
+    assert [text["id"] for text in peer.texts if "id" in text] == [1, 2]
+    peer.say(type="call.send", id=3, call_cid=CID, custom={})
+    assert peer.texts[-1]["id"] == 3
+
+
+async def test_a_publish_that_is_refused_at_once_is_counted_once(gateway: Gateway) -> None:
+    gateway.broker.at_once = True
+    peer = await Peer(gateway).log_in()
+    before = (refused("unavailable"), metrics.ACCEPTED.labels("socket")._value.get())
+    gateway.broker.away["publish"] = 1
+    peer.say(type="call.send", id=7, call_cid=CID, custom={})
+    assert (peer.texts[-1]["id"], peer.texts[-1]["error"]["StatusCode"]) == (7, 503)
+    assert refused("unavailable") == before[0] + 1
+    assert metrics.ACCEPTED.labels("socket")._value.get() == before[1] + 1
+
+
+async def test_a_fault_of_ours_in_a_publish_at_once_closes_the_socket(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.broker.at_once = True
+    peer = await Peer(gateway).log_in()
+    gateway.broker.calls = None  # type: ignore[assignment]
+    peer.say(type="call.send", id=7, call_cid=CID, custom={})
+    assert peer.close is not None
+    assert peer.close[0] == Close.INTERNAL_ERROR
+    assert "command failed" in capsys.readouterr().out
+    gateway.broker.calls = {}
+
+
 async def test_a_refused_watch_is_told_and_counted(gateway: Gateway) -> None:
     peer = await Peer(gateway).log_in()
     before = refused("unavailable")
@@ -77,6 +128,7 @@ async def test_a_call_that_was_never_created_is_refused_where_that_is_the_rule(
     make_gateway: MakeGateway,
 ) -> None:
     gateway = make_gateway(strict_calls=True)
+    gateway.broker.at_once = True  # the store has to be asked all the same
     peer = await Peer(gateway).log_in()
     before = refused("not_found")
     peer.say(type="call.watch", id=1, call_cid=CID)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
 import pytest
 from hypothesis import given, settings
@@ -220,3 +221,27 @@ async def test_what_was_gathered_is_not_written_after_the_close(gateway: Gateway
     peer.raw(BAD_FRAMES["not masked"][0])
     await turns()
     assert peer.frames[-1][0] == 8
+
+
+async def test_every_change_of_the_descriptor_is_counted(gateway: Gateway) -> None:
+    """Else a batch could overtake what is unsent, or reach another socket under an old number."""
+    peer = await Peer(gateway).log_in()
+    changes, connection = gateway.hub.changes, peer.connection
+    with socket.socket() as plain:
+        peer.transport._extra["socket"] = plain
+        connection.connection_made(peer.transport)
+        for change, descriptor in (
+            (connection.pause_writing, -1),
+            (connection.resume_writing, plain.fileno()),
+            (lambda: connection.abort("test"), -1),
+            (connection.resume_writing, -1),
+        ):
+            before = changes.count
+            change()
+            assert connection.descriptor == descriptor
+            assert changes.count > before
+    await turns()
+    other = await Peer(gateway).log_in()
+    before = changes.count
+    other.connection.end(Close.GOING_AWAY, "bye", "shutdown")
+    assert (other.connection.descriptor, changes.count > before) == (-1, True)
