@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Generic, TypeVar
 
 from relay.broker import Change
-from relay.broker.finding import Budget, find
+from relay.broker.finding import Budget, Queries
 from relay.broker.indexes import Mark, Span, marks_of_call, marks_of_user
 from relay.broker.rules import call_text, life_of_user_s
 from relay.calls import Call
@@ -29,7 +29,7 @@ FORGOTTEN_AT_ONCE: Final = 4
 """Looked at with each new use, so that more is forgotten than comes."""
 
 
-class _Table(Generic[R]):
+class MemoryTable(Generic[R]):
     """Records of one kind, by their ids, and their indexes."""
 
     def __init__(self, marks_of: Callable[[R], frozenset[Mark]]) -> None:
@@ -47,9 +47,13 @@ class _Table(Generic[R]):
         else:
             self.records[identity] = after
         for index, text in new - old:
-            insort(self._indexes[index], text)
+            self.mark(index, text)
         for index, text in old - new:
             self._unmark(index, text)
+
+    def mark(self, index: str, text: str) -> None:
+        """Set a mark."""
+        insort(self._indexes[index], text)
 
     def _unmark(self, index: str, text: str) -> None:
         texts = self._indexes[index]
@@ -76,7 +80,7 @@ class _Table(Generic[R]):
 
     async def look(self, identities: Sequence[str], budget: Budget) -> list[R | None]:
         """Return records by their ids, None for those that are not there."""
-        await asyncio.sleep(0)  # a long query lets others have their turn
+        await asyncio.sleep(0)  # as a look into Redis does
         budget.spend(len(identities), 0)
         return [self.records.get(identity) for identity in identities]
 
@@ -85,8 +89,9 @@ class MemoryStore:
     """Calls and users in this process."""
 
     def __init__(self) -> None:
-        self._calls = _Table[Call](marks_of_call)
-        self._users = _Table[User](marks_of_user)
+        self._queries = Queries()
+        self._calls = MemoryTable[Call](marks_of_call)
+        self._users = MemoryTable[User](marks_of_user)
         # Both in the order in which they are forgotten, about.
         self._forgotten_at: OrderedDict[str, int] = OrderedDict()
         self._spent: OrderedDict[tuple[str, int, int], int] = OrderedDict()
@@ -122,7 +127,7 @@ class MemoryStore:
 
     async def query_users(self, query: Query) -> Found[User]:
         """Return the users that a query matches."""
-        return await find(query, self._users)
+        return await self._queries.find(query, self._users)
 
     # -- calls ----------------------------------------------------------------------------------
 
@@ -165,7 +170,7 @@ class MemoryStore:
 
     async def query_calls(self, query: Query) -> Found[Call]:
         """Return the calls that a query matches."""
-        return await find(query, self._calls)
+        return await self._queries.find(query, self._calls)
 
     # -- counting -------------------------------------------------------------------------------
 

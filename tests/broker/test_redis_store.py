@@ -256,12 +256,6 @@ async def test_a_window_expires_by_itself(rig: RedisRig) -> None:
         assert client.ttl(key) == pytest.approx(120, abs=5)
 
 
-async def test_a_query_that_takes_too_long_is_unavailable(rig: RedisRig) -> None:
-    store = RedisStore(await rig.broker(), query_s=0.0)
-    with pytest.raises(Unavailable, match="narrow it"):
-        await store.query_calls(query())
-
-
 # -- what a query costs with 100 000 calls ------------------------------------------------------
 
 MANY = 100_000
@@ -369,7 +363,7 @@ async def by_what_has_no_index(store: RedisStore, costs: Costs, sample: Call) ->
     by_number = query({**about, "custom.color": "red"}, sort=[{"field": "custom.n"}])
     found, counts = await costs.of(store, by_number)
     assert [each.custom["n"] for each in found] == sorted(each.custom["n"] for each in found)
-    assert counts == {"zlexcount": 1, "zrange": 3, "get": 500}
+    assert counts == {"zlexcount": 1, "zrange": 5, "get": 500}
     counts = await costs.of_refused(
         store, query({"custom.color": "green"}), "10000 calls: narrow it by cid, type, created_by"
     )
