@@ -92,9 +92,9 @@ class MemoryStore:
         self._queries = Queries()
         self._calls = MemoryTable[Call](marks_of_call)
         self._users = MemoryTable[User](marks_of_user)
-        # Both in the order in which they are forgotten, about.
+        # In the order in which they are forgotten; uses by the length of their window, so too.
         self._forgotten_at: OrderedDict[str, int] = OrderedDict()
-        self._spent: OrderedDict[tuple[str, int, int], int] = OrderedDict()
+        self._spent: defaultdict[int, OrderedDict[tuple[int, str], int]] = defaultdict(OrderedDict)
 
     # -- users ----------------------------------------------------------------------------------
 
@@ -177,16 +177,11 @@ class MemoryStore:
     async def spend(self, key: str, window_s: int, now_ns: int) -> int:
         """Count one more use of ``key`` in the current window; return how many there were in it."""
         window = now_ns // 1_000_000_000 // window_s
-        place = (key, window_s, window)
-        self._spent[place] = self._spent.get(place, 0) + 1
-        self._expire(now_ns)
-        return self._spent[place]
-
-    def _expire(self, now_ns: int) -> None:
-        """Drop windows that ended, a few at a time."""
+        uses = self._spent[window_s]
+        uses[window, key] = spent = uses.get((window, key), 0) + 1
         for _ in range(FORGOTTEN_AT_ONCE):
-            place = next(iter(self._spent))
-            _, window_s, window = place
-            if (window + 2) * window_s * 1_000_000_000 > now_ns:
+            oldest = next(iter(uses))
+            if oldest[0] + 1 >= window:
                 break
-            del self._spent[place]
+            del uses[oldest]
+        return spent

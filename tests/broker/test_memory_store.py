@@ -45,12 +45,14 @@ async def test_more_guests_are_forgotten_than_come() -> None:
 
 async def test_windows_that_ended_are_dropped() -> None:
     store = MemoryStore()
+    await store.spend("ann", 3600, T0)
     for number in range(100):
         await store.spend(f"user-{number}", 60, T0)
-    assert len(store._spent) == 100
+    assert len(store._spent[60]) == 100
     for number in range(30):
         await store.spend(f"user-{number}", 60, T0 + HOUR)
-    assert len(store._spent) == 30
+    assert len(store._spent[60]) == 30
+    assert await store.spend("user-0", 60, T0 + HOUR) == 2
 
 
 async def test_nothing_is_left_of_a_deleted_call() -> None:
