@@ -245,6 +245,23 @@ async def test_a_guest_is_forgotten_after_two_days_away(rig: RedisRig) -> None:
         assert client.ttl(ann) == -1
 
 
+async def test_a_guest_that_another_made_a_user_meanwhile_stays(rig: RedisRig) -> None:
+    broker = await rig.broker()
+    one, two = RedisStore(broker), RedisStore(await rig.broker())
+    await one.save_user("ann", Profile(role="guest"), NOW)
+    request = one._redis.request
+
+    async def request_late(*command: Any, **options: Any) -> Any:
+        if command[0] == "EXPIRE":
+            await two.save_user("ann", Profile(role="user"), NOW + 1)
+        return await request(*command, **options)
+
+    one._redis.request = request_late  # type: ignore[method-assign]
+    await one.save_user("ann", Profile(), NOW + 2)
+    with rig.server.client() as client:
+        assert client.ttl(broker.keyspace.user("ann")) == -1
+
+
 async def test_a_window_expires_by_itself(rig: RedisRig) -> None:
     broker = await rig.broker()
     store = RedisStore(broker)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from relay import wire
 from relay.calls import Call
 from relay.errors import BadInput
-from relay.filters import CALLS, Found, read_query, select
+from relay.filters import CALLS, MEMBERS, Found, Sort, read_query, select
 from tests.filters import naive
-from tests.filters.records import NEWEST_FIRST, T0, call, calls, conditions, query, sorts
+from tests.filters.records import NEWEST_FIRST, T0, call, calls, conditions, member, query, sorts
 
 TEN = [call(number) for number in range(10)]
 
@@ -89,6 +89,16 @@ def test_values_of_all_kinds_have_an_order() -> None:
     found = select(records, query(sort=[{"field": "custom.a", "direction": 1}]))
     in_order = [record.custom["a"] for record in found.items]
     assert in_order == [False, True, 1.5, 2, "a", "b", None, [1], {"a": 1}]
+
+
+def test_members_are_paged_by_their_user() -> None:
+    everybody = [member(name) for name in ("cyd", "ann", "bob")]
+    body: dict[str, Any] = {"limit": 2}
+    first = select(everybody, read_query(body, MEMBERS, default_sort=[Sort("created_at")]))
+    assert [each.user_id for each in first.items] == ["ann", "bob"]
+    body["next"] = first.next
+    second = select(everybody, read_query(body, MEMBERS, default_sort=[Sort("created_at")]))
+    assert [each.user_id for each in second.items] == ["cyd"]
 
 
 def test_there_is_no_page_before_the_first_and_behind_the_last() -> None:
