@@ -87,6 +87,8 @@ async def test_another_order_is_refused_before_anything_is_looked_at() -> None:
 async def test_named_calls_count_too() -> None:
     asked = query({"cid": {"$in": [each.cid for each in HUNDRED]}})
     assert len((await find(asked, Records(HUNDRED), Budget(asked, records=100))).items) == 100
+    with pytest.raises(BadInput, match="more than 99 calls"):
+        await find(asked, Records(HUNDRED), Budget(asked, records=99))
 
 
 async def test_named_calls_are_looked_at_in_growing_portions_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from typing import Any
 
 import msgspec
@@ -126,6 +127,21 @@ async def test_processes_that_change_one_call_at_once_all_do(rig: RedisRig) -> N
     assert kept is not None
     assert {each.user_id for each in kept.members} == set(names)
     assert indexes(rig) == expected(kept)
+
+
+async def test_a_change_that_waits_for_nobody_reads_once(rig: RedisRig) -> None:
+    store = RedisStore(await rig.broker())
+    await store.create_call(call(1))
+    request = store._redis.request
+    sent: list[Any] = []
+
+    async def write_down(*command: Any, **options: Any) -> Any:
+        sent.append(command[0])
+        return await request(*command, **options)
+
+    store._redis.request = write_down  # type: ignore[method-assign]
+    await store.change_call(CID, joined("ann"))
+    assert sent == ["GET", "ZADD", "EVALSHA"]
 
 
 async def test_a_call_that_another_created_meanwhile_leaves_no_marks(rig: RedisRig) -> None:
@@ -280,25 +296,30 @@ TYPES = ("default", "livestream", "audio_room")
 
 
 def load(client: redis.Redis, keyspace: Keyspace, seed: int) -> list[Call]:
-    """Write calls as the store does, in large portions; return every thousandth."""
+    """Write calls as the store does, but in large portions; return every thousandth."""
     chance = random.Random(seed)
-    samples = []
+    samples: list[Call] = []
+    marks: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for begin in range(0, MANY, 5000):
+        texts = {}
+        for number in range(begin, begin + 5000):
+            made = call(
+                number,
+                cid=f"{TYPES[number % 3]}:{number:06d}",
+                created_by=f"user-{chance.randrange(2000)}",
+                custom={"n": number, "color": chance.choice(("red", "blue"))},
+                members=tuple(member(f"user-{chance.randrange(20_000)}") for _ in range(2)),
+            )
+            texts[keyspace.call(made.cid)] = wire.encode(made)
+            for where, text in marks_of_call(made):
+                marks[where][text] = 0
+            if number % 1000 == 7:
+                samples.append(made)
+        client.mset(texts)
     pipe = client.pipeline(transaction=False)
-    for number in range(MANY):
-        made = call(
-            number,
-            cid=f"{TYPES[number % 3]}:{number:06d}",
-            created_by=f"user-{chance.randrange(2000)}",
-            custom={"n": number, "color": chance.choice(("red", "blue"))},
-            members=tuple(member(f"user-{chance.randrange(20_000)}") for _ in range(2)),
-        )
-        pipe.set(keyspace.call(made.cid), wire.encode(made))
-        for where, text in marks_of_call(made):
-            pipe.zadd(keyspace.index(where), {text: 0})
-        if number % 1000 == 7:
-            samples.append(made)
-        if number % 2000 == 1999:
-            pipe.execute()
+    for where, found in marks.items():
+        pipe.zadd(keyspace.index(where), found)
+    pipe.execute()
     return samples
 
 
