@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from relay import wire
+from relay.broker.finding import Queries
 from relay.broker.indexes import marks_of_call
 from relay.broker.keyspace import Keyspace
 from relay.broker.redis import RedisStore
@@ -358,7 +359,7 @@ async def test_a_query_among_100_000_calls_costs_a_bounded_number_of_commands(
     print(f"seed: {seed}")
     with own_rig.server.client(socket_timeout=60) as client:
         samples = load(client, Keyspace(own_rig.prefix), seed)
-        store = RedisStore(await own_rig.broker(heartbeat_s=3600))
+        store = RedisStore(await own_rig.broker(heartbeat_s=3600), Queries(query_s=60))
         costs = Costs(client)
         await by_cid(store, costs, samples)
         await by_index(store, costs, samples[50])

@@ -151,6 +151,7 @@ def test_the_cursor_of_another_scope_or_direction_is_refused() -> None:
         read_query({"next": cursor}, CALLS, default_sort=NEWEST_FIRST, scope="default:a")
 
 
+@settings(deadline=None)
 @given(position=st.integers(0, 200), char=st.sampled_from("AZaz09-_"))
 def test_a_garbled_cursor_is_refused(position: int, char: str) -> None:
     cursor = select(TEN, query(limit=3)).next
