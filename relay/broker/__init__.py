@@ -203,9 +203,10 @@ class Broker(Protocol):
         ...
 
     async def broadcast(self, notice: bytes) -> None:
-        """Give a notice to the receivers of all processes, this one's included; at most once.
+        """Give a notice to the receivers of all processes, this one's included.
 
-        It comes after what this process has published before, as far as one Redis carries both.
+        It comes after what this process has published before, as far as one Redis carries both. A
+        process that cannot hear it just now gets it when it can, for up to an hour.
         """
         ...
 

@@ -32,6 +32,7 @@ class Keyspace:
         self.everybody = f"{prefix}all"
         self.ingest = f"{prefix}ingest"
         self.ingest_lease = f"{prefix}ingest:lease"
+        self.notices = f"{prefix}notices"
         self.nodes = f"{prefix}nodes"
         self.seats = f"{prefix}seats"
         self.seats_lease = f"{prefix}seats:lease"

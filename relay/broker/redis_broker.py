@@ -46,7 +46,8 @@ _REUSED: Final = 2
 
 _COMMAND_SCRIPTS: Final = (
     scripts.DUE, scripts.END, scripts.HEARTBEAT, scripts.HISTORY, scripts.JOIN, scripts.LEASE,
-    scripts.LEAVE, scripts.NODES, scripts.POSITIONS, scripts.REPLACE, scripts.ROSTER, scripts.SEATS,
+    scripts.LEAVE, scripts.NODES, scripts.NOTIFY, scripts.POSITIONS, scripts.REPLACE,
+    scripts.ROSTER, scripts.SEATS,
 )  # fmt: skip
 
 
@@ -123,6 +124,7 @@ class RedisBroker:
             await self._check_version()
             await self._check_partitions()
             await self._publishing.start()
+            await self._messages.start()
             await self._subscriber.start(listener, self._channels(live))
             await self._beat()
             self._beat_is_due.clear()
@@ -173,6 +175,7 @@ class RedisBroker:
     def _on_changed(self) -> None:
         links = (self._publishing, self.commands, self._subscriber)
         metrics.REDIS_UP.set(all(link.is_connected for link in links))
+        self._messages.changed(listening=self._subscriber.is_connected)
         if self.commands.is_connected:
             self._beat_is_due.set()  # before anything else is said: Redis may have lost everything
 

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 __all__ = [
-    "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES", "POSITIONS", "PUBLISH",
-    "REPLACE", "ROSTER", "SEATS", "Script",
+    "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES", "NOTIFY", "POSITIONS",
+    "PUBLISH", "REPLACE", "ROSTER", "SEATS", "Script",
 ]  # fmt: skip
 
 _HERE: Final = Path(__file__).parent
@@ -41,6 +41,7 @@ JOIN: Final = _load("join")
 LEASE: Final = _load("lease")
 LEAVE: Final = _load("leave")
 NODES: Final = _load("nodes")
+NOTIFY: Final = _load("notify")
 POSITIONS: Final = _load("positions")
 PUBLISH: Final = _load("publish")
 REPLACE: Final = _load("replace")
