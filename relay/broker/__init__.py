@@ -191,6 +191,13 @@ class Broker(Protocol):
         """Return the processes that are alive (heard of in the last ten seconds)."""
         ...
 
+    async def set_connections(self, user_id: str, count: int) -> dict[str, int]:
+        """Say how many sockets a user has on this process; return the numbers by process.
+
+        Processes that died are left out once that is known (after ten seconds).
+        """
+        ...
+
     def receive(self, receiver: Receiver) -> None:
         """Hand messages of processes to ``receiver``; until then they are dropped."""
         ...

@@ -71,6 +71,10 @@ class Keyspace:
         """Return the key of the call as the store keeps it."""
         return self._of_call(cid, "call")
 
+    def connections(self, user_id: str) -> str:
+        """Return the hash of how many sockets a user has, by process."""
+        return f"{self._prefix}sockets:{user_id}"
+
     def user(self, user_id: str) -> str:
         """Return the key of a user as the store keeps it."""
         return f"{self._prefix}u:{user_id}"

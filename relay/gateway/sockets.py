@@ -27,7 +27,6 @@ from relay.errors import (
     Close,
     NotAllowed,
     NotFound,
-    RateLimited,
     RelayError,
     Unavailable,
     UnknownConnection,
@@ -37,6 +36,7 @@ from relay.forwarded import Network, client_address
 from relay.gateway.call import Batch
 from relay.gateway.connection import Connection
 from relay.gateway.hub import Hub, Watching
+from relay.gateway.quota import Quota
 from relay.gateway.remote import Remote
 from relay.gateway.session import Rules, Session
 from relay.gateway.wheel import Wheel
@@ -92,6 +92,7 @@ class Sockets:
         self._rules = rules
         self._broker = broker
         self._remote = Remote(broker, self)
+        self._quota = Quota(broker, limits.user_connections, self.count_here, self._remote.count)
         self._secret = secret
         self._origins = frozenset(origins)
         self._trusted = trusted
@@ -117,6 +118,7 @@ class Sockets:
         """Let the wheel turn, and answer other processes."""
         self._broker.receive(self._remote)
         self.tasks.spawn(self.wheel.run())
+        self.tasks.spawn(self._quota.run())
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new sockets, close the open ones, and wait until they are gone or time is up."""
@@ -152,6 +154,7 @@ class Sockets:
             of_user.discard(connection)
             if not of_user:
                 del self._by_user[connection.user.id]
+            self._quota.changed(connection.user.id)
             metrics.CONNECTIONS.dec()
 
     def refusal(self, request: Request) -> RelayError | None:
@@ -192,13 +195,12 @@ class Sockets:
         """Create or change the user that logs in."""
         return await self._store.save_user(user_id, profile, self.now_ns())
 
-    def admit(self, connection: Connection, user_id: str) -> str:
-        """Return the id of a socket that has logged in; raises ``RateLimited`` over the limit."""
-        limit = self.limits.user_connections
-        if limit and len(self._by_user.get(user_id, ())) >= limit:
-            raise RateLimited(
-                f"this user has {limit} open sockets: close one first", reason="too_many_sockets"
-            )
+    async def admit(self, connection: Connection, user_id: str) -> str:
+        """Return the id of a socket that has logged in.
+
+        Raises ``RateLimited`` over the user's limit, ``Unavailable`` when that cannot be told.
+        """
+        await self._quota.check(user_id)
         nonce = secrets.token_hex(8)
         connection_id = tokens.connection_id(self._broker.node, nonce, user_id, self._secret)
         self._by_id[connection_id] = connection
@@ -303,6 +305,10 @@ class Sockets:
             await together(self.watch(connection, cid, None) for cid in batch)
         if not connection.is_open:  # it may have closed meanwhile
             raise unknown_connection()
+
+    def count_here(self, user_id: str) -> int:
+        """Return how many sockets of a user are open here."""
+        return len(self._by_user.get(user_id, ()))
 
     def tell_here(self, user_ids: Iterable[str], cid: str | None, body: bytes) -> None:
         """Write a text to the sockets of users, except those that watch ``cid`` or are slow."""

@@ -328,6 +328,20 @@ async def test_a_step_whose_answer_was_lost_is_found_when_it_is_looked_at_again(
         assert client.keys(f"{rig.prefix}*:s:*") == client.keys(f"{rig.prefix}*:left:*") == []
 
 
+async def test_the_sockets_of_a_dead_process_do_not_count(rig: RedisRig) -> None:
+    one, two = await rig.broker(), await rig.broker()
+    assert await one.set_connections("ann", 3) == {one.node: 3}
+    assert await two.set_connections("ann", 2) == {one.node: 3, two.node: 2}
+    await one.aclose()
+    assert await two.set_connections("ann", 2) == {two.node: 2}
+    with rig.server.client() as client:
+        key = two.keyspace.connections("ann")
+        assert client.hgetall(key) == {two.node: "2"}
+        assert 86_000 < client.ttl(key) <= 86_400
+        await two.set_connections("ann", 0)
+        assert not client.exists(key)
+
+
 async def test_a_closed_broker_refuses_and_ends_what_waits(rig: RedisRig) -> None:
     broker = await rig.broker()
     waiting = asyncio.create_task(broker.publish(event(1)))

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 __all__ = [
-    "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES", "NOTIFY", "POSITIONS",
-    "PUBLISH", "REPLACE", "ROSTER", "SEATS", "Script",
+    "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES",
+    "NOTIFY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "Script",
 ]  # fmt: skip
 
 _HERE: Final = Path(__file__).parent
@@ -33,6 +33,7 @@ def _load(name: str) -> Script:
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+CONNECTIONS: Final = _load("connections")
 DUE: Final = _load("due")
 END: Final = _load("end")
 HEARTBEAT: Final = _load("heartbeat")
