@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Collection
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -44,7 +44,7 @@ class _Tell(msgspec.Struct, tag="tell", frozen=True):
 class _Notice(msgspec.Struct, tag="notice", frozen=True):
     """Something for all processes; ``id`` is that of its entry in the stream of notices."""
 
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}-[0-9]{1,20}$")]
 
 
 class _Question(msgspec.Struct, tag="question", frozen=True):
@@ -167,12 +167,15 @@ class RedisMessages:
         self._is_listening = listening
 
     def _notice(self, entry: str, notice: bytes) -> None:
-        """Hand a notice over, unless older ones are being read: it is among those that follow."""
+        """Hand a notice over, unless older ones are being read: it is among those that follow.
+
+        One that was read already may arrive after that.
+        """
         if self._reading is not None:
             self._unread = True
-            return
-        self._last_notice = entry
-        self._desk.noticed(notice)
+        elif _place(entry) > _place(self._last_notice):
+            self._last_notice = entry
+            self._desk.noticed(notice)
 
     async def _read_up(self) -> None:
         """Hand over the notices since the last one, until none has come meanwhile."""
@@ -195,3 +198,9 @@ class RedisMessages:
                     self._desk.noticed(fields[1])
         finally:
             self._reading = None
+
+
+def _place(entry: str) -> tuple[int, int]:
+    """Return the id of an entry as numbers, which compare."""
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number)

@@ -14,7 +14,7 @@ import msgspec
 from relay import logs, wire
 from relay.broker import Broker
 from relay.broker.seats import Seat
-from relay.errors import BadInput, NotFound, RelayError, Unavailable, UnknownConnection
+from relay.errors import BadInput, NotAllowed, NotFound, RelayError, Unavailable, UnknownConnection
 from relay.tasks import together
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ _Question: TypeAlias = _Attach | _Count | _Occupied
 _Notice: TypeAlias = _Expel | _Revoke
 
 _ERRORS: Final = {
-    error.__name__: error for error in (BadInput, NotFound, Unavailable, UnknownConnection)
+    error.__name__: error
+    for error in (BadInput, NotAllowed, NotFound, Unavailable, UnknownConnection)
 }
 
 

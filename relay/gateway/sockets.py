@@ -27,6 +27,7 @@ from relay.errors import (
     Close,
     NotAllowed,
     NotFound,
+    Refused,
     RelayError,
     Unavailable,
     UnknownConnection,
@@ -60,6 +61,17 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     slow_timeout_s: float = 30.0
     user_connections: int = 50
     watch_limit: int = 1000
+
+
+class _Beginning:
+    """A watch that is being begun; who is expelled meanwhile does not get it."""
+
+    __slots__ = ("cid", "connection", "is_expelled")
+
+    def __init__(self, connection: Connection, cid: str) -> None:
+        self.connection = connection
+        self.cid = cid
+        self.is_expelled = False
 
 
 class Sockets:
@@ -100,6 +112,7 @@ class Sockets:
         self._open: set[Connection] = set()
         self._by_id: dict[str, Connection] = {}
         self._by_user: defaultdict[str, set[Connection]] = defaultdict(set)
+        self._beginning: set[_Beginning] = set()
         self._occupied: set[Seat] = set()
         self._vacated: Callable[[Seat], None] | None = None
         self._draining = False
@@ -221,17 +234,30 @@ class Sockets:
         """Make a socket watch a call; see ``Hub.watch``."""
         if cid not in connection.calls:
             self._check_room(connection, 1)
-        await self._check_exists(cid)
-        watching = await self._hub.watch(connection, cid, since)
-        if connection.is_open and cid not in connection.calls:
-            try:
-                self._check_room(connection, 1)  # others may have come first
-            except BadInput:
-                self._hub.unwatch(connection, cid)
-                raise
-            connection.calls.add(cid)
-            metrics.WATCHES.inc()
+        beginning = _Beginning(connection, cid)
+        self._beginning.add(beginning)
+        try:
+            await self._check_exists(cid)
+            watching = await self._hub.watch(connection, cid, since)
+            self._begin(beginning)
+        finally:
+            self._beginning.discard(beginning)
         return watching
+
+    def _begin(self, beginning: _Beginning) -> None:
+        """Note that a watch has begun, or end it at once when it may no longer be."""
+        connection, cid = beginning.connection, beginning.cid
+        if not connection.is_open or cid in connection.calls:
+            return
+        try:
+            if beginning.is_expelled:
+                raise NotAllowed(f"the call {cid} was closed to this user", reason="expelled")
+            self._check_room(connection, 1)
+        except Refused:
+            self._hub.unwatch(connection, cid)
+            raise
+        connection.calls.add(cid)
+        metrics.WATCHES.inc()
 
     def _check_room(self, connection: Connection, count: int) -> None:
         if len(connection.calls) + count > self.limits.watch_limit:
@@ -320,6 +346,9 @@ class Sockets:
 
     def expel_here(self, user_id: str | None, cid: str) -> None:
         """Make the sockets of a user cease to watch a call."""
+        for beginning in self._beginning:
+            if beginning.cid == cid and user_id in (None, beginning.connection.user.id):
+                beginning.is_expelled = True
         for connection in self._of(user_id):
             self.unwatch(connection, cid)
 
