@@ -252,9 +252,12 @@ async def test_a_late_answer_is_nobodys(rig: RedisRig) -> None:
     assert await one.ask(two.node, b"quick?") == b"you said quick?"
 
 
-async def test_a_question_that_is_refused_or_fails_is_not_answered(rig: RedisRig) -> None:
+@pytest.mark.parametrize("refusal", [Unavailable("not now"), RuntimeError("a mistake")])
+async def test_a_question_that_is_refused_or_fails_is_not_answered(
+    rig: RedisRig, refusal: Exception
+) -> None:
     there = Recorder()
-    there.refusal = Unavailable("not now")
+    there.refusal = refusal
     one, two = await rig.broker(), await rig.broker(recorder=there)
     one._desk.answer_s = 0.1
     with pytest.raises(Unavailable):
