@@ -233,7 +233,10 @@ class Participants:
             except Unavailable as error:
                 failures += 1
                 log.info("the seats have to wait", reason=error.message)
-                await asyncio.sleep(backoff(failures, self._random))
+            except Exception:
+                failures += 1
+                log.exception("looking at seats failed")
+            await asyncio.sleep(backoff(max(1, failures), self._random))
 
     async def _lead(self) -> None:
         """Return once this process holds the lease."""

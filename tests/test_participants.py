@@ -81,6 +81,7 @@ class World:
         self.store = MemoryStore()
         self.sockets = Sockets()
         self.created = {CID, OTHER}
+        self.describe_error: Exception | None = None
         self.numbers = itertools.count(1)
         self.service = self.make()
 
@@ -105,6 +106,8 @@ class World:
         return f"id-{next(self.numbers)}"
 
     async def describe(self, cid: str) -> dict[str, Any] | None:
+        if self.describe_error is not None:
+            raise self.describe_error
         return {"cid": cid} if cid in self.created else None
 
     async def join(self, user_id: str = "ann", cid: str = CID) -> Any:
@@ -323,6 +326,19 @@ async def test_nobody_leaves_while_a_process_does_not_answer(world: World) -> No
     world.leave()
     assert await world.hear_after(15) == []
     assert await world.hear_after(30) == [(LEFT, "ann"), (ENDED, "")]
+
+
+async def test_a_mistake_in_describing_a_call_stops_nothing(world: World) -> None:
+    await world.join()
+    await world.join("bob", OTHER)
+    await asyncio.sleep(60)
+    world.describe_error = RuntimeError("a mistake")
+    world.leave()
+    world.leave(Seat(OTHER, "bob"))
+    await asyncio.sleep(10)
+    world.describe_error = None
+    await asyncio.sleep(30)
+    assert sorted(world.said[4:]) == [(ENDED, ""), (ENDED, ""), (LEFT, "ann"), (LEFT, "bob")]
 
 
 @pytest.mark.parametrize("failing", [1, 2, 5])

@@ -195,6 +195,13 @@ class Broker(Protocol):
         """Return the processes that are alive (heard of in the last ten seconds)."""
         ...
 
+    async def set_connections(self, user_id: str, count: int) -> dict[str, int]:
+        """Say how many sockets a user has on this process; return the numbers by process.
+
+        Processes that died are left out once that is known (after ten seconds).
+        """
+        ...
+
     def receive(self, receiver: Receiver) -> None:
         """Hand messages of processes to ``receiver``; until then they are dropped."""
         ...
@@ -207,9 +214,10 @@ class Broker(Protocol):
         ...
 
     async def broadcast(self, notice: bytes) -> None:
-        """Give a notice to the receivers of all processes, this one's included; at most once.
+        """Give a notice to the receivers of all processes, this one's included.
 
-        It comes after what this process has published before, as far as one Redis carries both.
+        It comes after what this process has published before, as far as one Redis carries both. A
+        process that cannot hear it just now gets it when it can, for up to an hour.
         """
         ...
 

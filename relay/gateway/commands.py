@@ -19,6 +19,7 @@ from relay.gateway.session import Action, Login, Refresh, Send, Unwatch, Watch
 if TYPE_CHECKING:
     from relay.gateway.connection import Connection
     from relay.gateway.sockets import Sockets
+    from relay.tokens import Claims
 
 log = logs.get(__name__)
 
@@ -29,7 +30,7 @@ QUEUE_LIMIT: Final = 100
 def publish_now(connection: Connection, sockets: Sockets, action: Send) -> bool:
     """Publish and reply in this loop turn; False, with nothing done, where a worker has to wait."""
     try:
-        publication = sockets.publish_now(action.event)
+        publication = sockets.publish_now(connection, action.event)
         if publication is not None:
             connection.reply(frames.sent(action.id, publication))
     except Exception as error:  # noqa: BLE001 - the top of a command's way, as in a worker
@@ -92,13 +93,22 @@ class Worker:
                 sockets.unwatch(connection, cid)
                 return frames.unwatched(command_id, cid)
             case Send(command_id, event):
-                return frames.sent(command_id, await sockets.publish(event))
+                return frames.sent(command_id, await sockets.publish(connection, event))
             case Refresh(command_id, claims):
+                await self._check_not_revoked(claims)
                 for cid in claims.disallowed(connection.calls):
                     sockets.unwatch(connection, cid)
                 connection.schedule()  # the new token may end sooner than the next visit
                 return frames.refreshed(command_id)
         raise AssertionError(f"no worker needed for {action!r}")
+
+    async def _check_not_revoked(self, claims: Claims) -> None:
+        """Refuse a new token that was revoked; the session goes by it already, so it ends."""
+        try:
+            await self._sockets.check_not_revoked(claims)
+        except Refused as error:
+            self._connection.end(Close.TOKEN_EXPIRED, error.message, error.reason)
+            raise
 
     async def _log_in(self, action: Login) -> None:
         """Save the profile and admit the socket.
@@ -110,7 +120,8 @@ class Worker:
         now_ns = self._sockets.now_ns()
         try:
             user = await self._sockets.save_user(action.user_id, action.profile)
-            connection_id = self._sockets.admit(connection, user.id)
+            session.claims.check_revoked(user.revoked_before)
+            connection_id = await self._sockets.admit(connection, user.id)
         except Refused as error:
             connection.perform(session.refused(error, now_ns))
         except Unavailable as error:

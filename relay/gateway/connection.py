@@ -50,8 +50,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_fd", "_fragments", "_heard_at", "_noise", "_protocol", "_room", "_session",
-        "_slow_since", "_sockets", "_transport", "_unparsed", "_worker", "calls", "descriptor",
-        "peer", "slot",
+        "_slow_since", "_sockets", "_transport", "_unparsed", "_worker", "calls", "cleared",
+        "descriptor", "peer", "slot",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._slow_since = 0.0
         self._heard_at = 0.0
         self.calls: set[str] = set()
+        self.cleared: set[str] = set()
         self.peer = ""
         self.slot = 0
 

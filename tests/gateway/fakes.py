@@ -125,6 +125,7 @@ class FakeBroker:
         self.node = node
         self.alive = frozenset({node})
         self.receiver: Receiver | None = None
+        self.counts: dict[str, int] = {}
         self.others: dict[str, FakeBroker] = {node: self}
 
     def joins(self, other: FakeBroker) -> None:
@@ -195,6 +196,12 @@ class FakeBroker:
     async def nodes(self) -> frozenset[str]:
         await self._asked("nodes", None)
         return self.alive
+
+    async def set_connections(self, user_id: str, count: int) -> dict[str, int]:
+        await self._asked("set_connections", (user_id, count))
+        self.counts[user_id] = count
+        counts = {node: self.others[node].counts.get(user_id, 0) for node in self.alive}
+        return {node: count for node, count in counts.items() if count}
 
     def receive(self, receiver: Receiver) -> None:
         self.receiver = receiver
