@@ -97,6 +97,7 @@ async def test_what_comes_behind_a_waiting_command_waits_too(gateway: Gateway) -
 async def test_a_publish_that_is_refused_at_once_is_counted_once(gateway: Gateway) -> None:
     gateway.broker.at_once = True
     peer = await Peer(gateway).log_in()
+    await peer.watch(CID)
     before = (refused("unavailable"), metrics.ACCEPTED.labels("socket")._value.get())
     gateway.broker.away["publish"] = 1
     peer.say(type="call.send", id=7, call_cid=CID, custom={})
