@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
@@ -142,7 +142,7 @@ class App:
             door=Door("api", self._broker),
             watches=self.sockets,
             clock=time.time_ns,
-            ready=self._problems,
+            ready=self._readiness,
             custom_limit=settings.custom_max_bytes,
             max_bytes=max(API_MAX_BYTES, 8 * settings.custom_max_bytes),
             strict_calls=settings.strict_calls,
@@ -152,8 +152,8 @@ class App:
     def _page_routes(self, demo: bool) -> list[Route]:
         return api.page_routes(self._settings.api_key if demo else None)
 
-    async def _problems(self) -> Mapping[str, str | None]:
-        """Return what keeps this process from serving, by name; None where all is well."""
+    async def _readiness(self) -> api.Readiness:
+        """Find out what keeps this process from serving."""
         problems: dict[str, str | None] = {"draining": None, "broker": None}
         if self._draining:
             problems["draining"] = "this process is shutting down"
@@ -161,8 +161,10 @@ class App:
             await self._broker.ping()
         except Unavailable as error:
             problems["broker"] = error.message
+        health = self._broker.health()
+        problems.update(health.problems)
         metrics.REDIS_UP.set(problems["broker"] is None)
-        return problems
+        return api.Readiness(problems, health.warnings)
 
 
 def _backends(settings: Settings) -> tuple[Broker, Store, Inbox | None]:
@@ -172,6 +174,7 @@ def _backends(settings: Settings) -> tuple[Broker, Store, Inbox | None]:
         history_age_s=settings.history_age,
         dedupe_window_s=settings.dedupe_window,
         publish_timeout_s=settings.publish_timeout,
+        replicas=settings.redis_replicas,
     )
     node = uuid4().hex[:16]
     if not settings.redis_url:

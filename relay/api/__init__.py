@@ -15,7 +15,7 @@ from starlette.routing import Route
 from relay import http
 from relay.api import calls, courtesy, events, health, users
 from relay.api.context import Context, Watches
-from relay.api.health import Probe
+from relay.api.health import Probe, Readiness
 from relay.api.page import page_routes
 from relay.broker import Store
 from relay.doors import Door
@@ -23,7 +23,7 @@ from relay.events import CUSTOM_LIMIT
 from relay.http import Clock
 from relay.tokens import Keys
 
-__all__ = ["Probe", "Watches", "page_routes", "routes"]
+__all__ = ["Probe", "Readiness", "Watches", "page_routes", "routes"]
 
 _Endpoint = Callable[[Context, Request], Awaitable[Response]]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
-from relay.broker import Entry, Epoch, History, Limits, Listener, Roster
+from relay.broker import Entry, Epoch, Health, History, Limits, Listener, Roster
 from relay.broker.rules import (
     PAGE_BYTES,
     PAGE_COUNT,
@@ -237,6 +237,10 @@ class MemoryBroker:
 
     async def ping(self) -> None:
         """Return at once: nothing can be away."""
+
+    def health(self) -> Health:
+        """Return that all is well: what is published is handed over in this process."""
+        return Health()
 
 
 class MemoryStore:

@@ -129,6 +129,7 @@ async def until_published(broker: Broker, given: object) -> None:
             return
         except Unavailable:
             assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
 
 
 async def test_what_waits_is_bounded(own_rig: RedisRig, own_server: RedisServer) -> None:
@@ -266,6 +267,7 @@ async def until_subscribed(broker: Broker, cid: str) -> None:
             return
         except Unavailable:
             assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
 
 
 async def test_an_address_without_redis_is_told_at_once(own_server: RedisServer) -> None:
