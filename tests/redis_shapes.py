@@ -177,10 +177,11 @@ class Cluster:
             self.run(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *names)
 
     def end_migration(self, key: str, source: RedisServer, target: RedisServer) -> None:
-        """Send what came meanwhile too, and give the slot to its new owner."""
+        """Send what came meanwhile too, and tell every server who has the slot now."""
         self.move_keys(key, source, target)
         slot = key_slot(key)
-        for server in (target, source):
+        others = [s for s in self.servers if s not in (source, target)]
+        for server in (target, source, *others):
             self.run(server, "CLUSTER", "SETSLOT", slot, "NODE", self._id(target))
 
     def migrate(self, key: str) -> None:

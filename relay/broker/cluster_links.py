@@ -57,9 +57,7 @@ class Detour:
             self._bounced.set_result(None)
 
     async def ran(self, request: Request, link: Link, *, asking: bool) -> bool:
-        """Send one request alone; tell whether it was answered, False when it bounced."""
-        if request.reply.done():
-            return False
+        """Send one request alone; tell whether it was answered, False when it has come back."""
         bounced = self._bounced = asyncio.get_running_loop().create_future()
         request.asking = asking
         link.take_over([request])
@@ -195,12 +193,14 @@ class ClusterLinks:
             if target is None or failures:
                 self._map.refresh()
                 await asyncio.sleep(self._pause(failures))
-            head = detour.waiting.pop(0)
-            if target is None or not await detour.ran(head, self._link(target), asking=asking):
-                detour.add([head])
-                failures += 1
-            elif not asking and self._map.owner(slot) == target:
-                break
+            failures += 1
+            detour.waiting = [request for request in detour.waiting if not request.reply.done()]
+            if target is None or not detour.waiting:
+                continue
+            if await detour.ran(detour.waiting.pop(0), self._link(target), asking=asking):
+                failures = 0
+                if not asking and self._map.owner(slot) == target:
+                    break
         del self._detours[slot]
         if detour.waiting and target is not None:
             self._link(target).take_over(detour.waiting)

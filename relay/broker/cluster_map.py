@@ -49,7 +49,9 @@ class ClusterMap:
         self._seeds = tuple(_hasty(seed) for seed in seeds)
         self._owners: list[Address | None] = [None] * SLOTS
         self._known: list[Address] = list(self._seeds)
-        self._followers: list[Follower] = []
+        # The last one that was said to own a slot: others may hear of it a second later.
+        self._guide: Address | None = None
+        self._followers: dict[Follower, None] = {}
         self._is_wanted = asyncio.Event()
         self._random = Random()  # noqa: S311 - which node is asked first is no secret
         self._tasks = Tasks("cluster map")
@@ -60,11 +62,11 @@ class ClusterMap:
 
     def follow(self, follower: Follower) -> None:
         """Tell ``follower`` of every reading from now on."""
-        self._followers.append(follower)
+        self._followers[follower] = None
 
     def unfollow(self, follower: Follower) -> None:
         """Tell it no more."""
-        self._followers.remove(follower)
+        self._followers.pop(follower, None)
 
     async def start(self) -> None:
         """Read the map, and keep it true from now on; raises ``Unavailable``."""
@@ -85,7 +87,7 @@ class ClusterMap:
         host, _, port = place.rpartition(":")
         address = self._address(host, int(port), said_by)
         if kind == "MOVED":
-            self._owners[int(slot)] = address
+            self._owners[int(slot)] = self._guide = address
             self.refresh()
         return address
 
@@ -106,10 +108,10 @@ class ClusterMap:
 
     async def _read(self) -> None:
         """Ask one node after the other until one answers."""
-        nodes = self._random.sample(self._known, len(self._known))
-        nodes += [seed for seed in self._seeds if seed not in nodes]
+        guides = [] if self._guide is None else [self._guide]
+        known = self._random.sample(self._known, len(self._known))
         reasons = []
-        for node in nodes:
+        for node in dict.fromkeys([*guides, *known, *self._seeds]):
             try:
                 connection = await node.open("relay:map", [("CLUSTER", "SLOTS")])
             except Unavailable as error:

@@ -127,12 +127,12 @@ class ClusterSubscriber:
 
     def _move(self, channel: bytes, home: Subscriber, to: Subscriber) -> None:
         log.info("subscription moves", channel=channel.decode())
+        cid, waiting = home.release(channel, is_ended=channel in self._homeless)
         self._homeless.discard(channel)
-        cid, waiting = home.release(channel)
         self._homes[channel] = to
         to.adopt(channel, cid, waiting)
 
-    def _elsewhere(self, node: Subscriber, channel: bytes, said: str) -> None:
+    def _elsewhere(self, node: Subscriber, channel: bytes) -> None:
         """Take a channel that ``node`` no longer serves: the next reading of the map places it."""
         if self._homes.get(channel) is node:
             self._homeless.add(channel)

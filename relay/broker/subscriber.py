@@ -41,8 +41,8 @@ CHUNK: Final = 1000
 EPOCHS_KNOWN: Final = 10_000
 
 
-Elsewhere = Callable[["Subscriber", bytes, str], None]
-"""Takes a channel that a Cluster's node no longer serves, with what the node said."""
+Elsewhere = Callable[["Subscriber", bytes], None]
+"""Takes a channel that a Cluster's node does not serve any more."""
 
 
 class Subscriber:
@@ -149,11 +149,12 @@ class Subscriber:
 
     # -- for a Cluster, where a channel may move --------------------------------------------------
 
-    def release(self, channel: bytes) -> tuple[str, asyncio.Future[None] | None]:
-        """Give a channel up; return its call and who waits for the confirmation of another."""
+    def release(self, channel: bytes, *, is_ended: bool) -> tuple[str, asyncio.Future[None] | None]:
+        """Give a channel up, unless the server has; return its call and who waits for it."""
         cid = self._wanted.pop(channel)
         confirmed = self._confirmed.pop(channel)
-        self._send("SUNSUBSCRIBE", channel)
+        if not is_ended:
+            self._send("SUNSUBSCRIBE", channel)
         return cid, None if confirmed.done() else confirmed
 
     def adopt(self, channel: bytes, cid: str, waiting: asyncio.Future[None] | None) -> None:
@@ -238,12 +239,12 @@ class Subscriber:
         if not isinstance(reply, ReplyError):
             return
         moved = str(reply).startswith(("MOVED ", "CLUSTERDOWN"))
-        if self._elsewhere is None or not moved or not self._asked:
+        if self._elsewhere is None or not moved:
             self._keeper.drop(f"Redis refused a subscription: {reply}")
-            return
-        channel = self._asked[0]
-        if self._was_last_answer(channel) and channel in self._wanted:
-            self._elsewhere(self, channel, str(reply))
+        elif self._asked:  # else it is about one that was ended before it was given up
+            channel = self._asked[0]
+            if self._was_last_answer(channel) and channel in self._wanted:
+                self._elsewhere(self, channel)
 
     def _answered(self, channel: bytes, *, is_subscribed: bool) -> None:
         was_asked = bool(self._unanswered[channel])
@@ -257,7 +258,7 @@ class Subscriber:
             if self._elsewhere is None:
                 self._resubscribe([channel])
             else:
-                self._elsewhere(self, channel, "")
+                self._elsewhere(self, channel)
 
     def _was_last_answer(self, channel: bytes) -> bool:
         """Count an answer; tell whether no other one to this channel is due."""
