@@ -117,7 +117,7 @@ class Cluster:
             RedisServer(
                 "--cluster-enabled", "yes", "--cluster-port", str(free_port()),
                 "--cluster-node-timeout", str(DOWN_AFTER_MS),
-                "--repl-diskless-sync-delay", "0", *arguments,
+                "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", *arguments,
             )
             for _ in range(primaries * (1 + replicas))
         ]  # fmt: skip
