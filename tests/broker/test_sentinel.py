@@ -1,4 +1,4 @@
-"""A primary that sentinels watch over: it is found, followed when it is replaced, and not guessed."""
+"""A primary that sentinels watch over: found, followed when it is replaced, never guessed."""
 
 from __future__ import annotations
 

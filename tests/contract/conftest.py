@@ -9,9 +9,8 @@ import pytest
 from relay.broker import Broker
 from tests.contract.harness import MemoryRig, Recorder, RedisRig, Rig, closing
 from tests.redis_server import redis_server
-from tests.redis_shapes import redis_cluster, redis_sentinel
 
-__all__ = ["redis_cluster", "redis_sentinel", "redis_server"]
+__all__ = ["redis_server"]
 
 
 @pytest.fixture(params=["memory", "redis_server", "redis_sentinel", "redis_cluster"])
