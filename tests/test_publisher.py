@@ -16,7 +16,6 @@ from relay.publisher import command
 from tests.redis_server import RedisServer, running
 from tests.redis_shapes import Cluster, Watched
 
-
 pytestmark = pytest.mark.anyio
 
 CID = "default:demo"

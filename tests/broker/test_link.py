@@ -233,3 +233,62 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
         fake.writers[0].write(b"+surprise\r\n")
         await until(lambda: len(fake.writers) == 2 and link.is_connected, "another connection")
         assert await link.request("ECHO", "a") == b"a"
+
+
+# -- replicas -------------------------------------------------------------------------------------
+
+
+def replicated(replies: list[bytes]) -> Callable[[list[bytes]], bytes]:
+    """Answer each WAIT with the next reply, the rest as ``echo``."""
+    waits = iter(replies)
+    return lambda command: next(waits) if command[0] == b"WAIT" else echo(command)
+
+
+async def test_requests_are_answered_once_replicas_have_them() -> None:
+    async with linked(replicated([b":1\r\n"]), replicas=Replicas(1, 0.7)) as (link, fake):
+        assert await asyncio.gather(*ask(link, "a", "b")) == [b"a", b"b"]
+        assert fake.commands[-3:] == [[b"ECHO", b"a"], [b"ECHO", b"b"], [b"WAIT", b"1", b"700"]]
+
+
+async def test_what_too_few_replicas_have_is_not_accepted() -> None:
+    answers = replicated([b":1\r\n", b":2\r\n"])
+    async with linked(answers, replicas=Replicas(2, 0.7)) as (link, _):
+        outcomes = await asyncio.gather(*ask(link, "a", "b"), return_exceptions=True)
+        assert [getattr(outcome, "reason", None) for outcome in outcomes] == ["replicas_short"] * 2
+        assert await asyncio.gather(*ask(link, "a", "b")) == [b"a", b"b"]
+
+
+async def test_what_waits_for_replicas_is_sent_again_first() -> None:
+    async with linked(lambda command: None, replicas=Replicas(1, 0.7)) as (link, fake):
+        first, once = (*ask(link, "a"), *ask(link, "once", repeatable=False))
+        await until(lambda: len(fake.commands) == 3, "they have arrived")
+        fake.writers[0].write(b"+a\r\n+once\r\n")
+        await until(lambda: len(of(link)._unsafe) == 2, "they wait for replicas")
+        later = ask(link, "b")
+        fake.answer = replicated([b":1\r\n"])
+        fake.writers[0].transport.abort()
+        assert await asyncio.gather(first, *later) == [b"a", b"b"]
+        with pytest.raises(Unavailable, match="the outcome is unknown"):
+            await once
+
+
+# -- known to be away -----------------------------------------------------------------------------
+
+
+async def test_a_redis_that_has_been_away_for_long_is_not_waited_for() -> None:
+    async with linked(echo, timeout_s=0.1) as (link, fake):
+        fake.refuse()
+        fake.writers[0].transport.abort()
+        [waiting] = ask(link, "a")
+        with pytest.raises(Unavailable, match="did not answer"):
+            await waiting
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with pytest.raises(Unavailable, match="Redis is away") as away:
+            await link.request("ECHO", "b")
+        assert loop.time() - started < 0.05
+        assert away.value.retry_after == 1
+        fake.accept()
+        await until(lambda: link.is_connected, "it is back")
+        assert await link.request("ECHO", "c") == b"c"
+        assert asked(fake)[-1:] == [b"c"]

@@ -16,7 +16,6 @@ from relay.cli import check, credentials
 from tests.cli.conftest import Relay
 from tests.redis_shapes import Cluster, Watched
 
-
 GOOD = {"RELAY_API_KEY": "key", "RELAY_API_SECRET": "s" * 40}
 
 
