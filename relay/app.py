@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -179,7 +179,7 @@ class App:
             announcer=self._announcer,
             joins=self._participants,
             clock=time.time_ns,
-            ready=self._problems,
+            ready=self._readiness,
             media=api.load_media(settings.media),
             http_rate=settings.http_rate,
             custom_limit=settings.custom_max_bytes,
@@ -191,8 +191,8 @@ class App:
     def _page_routes(self, demo: bool) -> list[Route]:
         return api.page_routes(self._settings.api_key if demo else None)
 
-    async def _problems(self) -> Mapping[str, str | None]:
-        """Return what keeps this process from serving, by name; None where all is well."""
+    async def _readiness(self) -> api.Readiness:
+        """Find out what keeps this process from serving."""
         problems: dict[str, str | None] = {"draining": None, "broker": None}
         if self._draining:
             problems["draining"] = "this process is shutting down"
@@ -200,8 +200,10 @@ class App:
             await self._broker.ping()
         except Unavailable as error:
             problems["broker"] = error.message
+        health = self._broker.health()
+        problems.update(health.problems)
         metrics.REDIS_UP.set(problems["broker"] is None)
-        return problems
+        return api.Readiness(problems, health.warnings)
 
 
 def _backends(settings: Settings) -> tuple[Broker, Store, Sessions, Inbox | None]:
@@ -211,6 +213,7 @@ def _backends(settings: Settings) -> tuple[Broker, Store, Sessions, Inbox | None
         history_age_s=settings.history_age,
         dedupe_window_s=settings.dedupe_window,
         publish_timeout_s=settings.publish_timeout,
+        replicas=settings.redis_replicas,
     )
     node = uuid4().hex[:16]
     if not settings.redis_url:

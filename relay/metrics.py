@@ -15,6 +15,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    Histogram,
     disable_created_metrics,
     generate_latest,
 )
@@ -71,6 +72,25 @@ REDIS_UP: Final = Gauge(
 )
 REDIS_RECONNECTS: Final = Counter(
     "relay_redis_reconnects", "Times a connection to Redis had to be made anew.", ["link"]
+)
+REDIS_DETOURS: Final = Counter(
+    "relay_redis_detours", "Slots of a Cluster whose requests were held, by what for.", ["why"]
+)
+REDIS_EVICTS: Final = Gauge(
+    "relay_redis_evicts",
+    "Whether Redis may evict keys (maxmemory-policy is not noeviction).",
+    multiprocess_mode="max",
+)
+REPLICAS_SHORT: Final = Counter(
+    "relay_replicas_short", "Publishes refused because too few replicas had them in time."
+)
+CANARY_SECONDS: Final = Histogram(
+    "relay_canary_seconds",
+    "From publishing a canary to its arrival on this process's own subscription.",
+    buckets=(0.001, 0.005, 0.025, 0.1, 0.5, 2.5),
+)
+CANARIES_MISSED: Final = Counter(
+    "relay_canaries_missed", "Subscriptions made anew because a canary did not come back."
 )
 
 

@@ -15,10 +15,8 @@ from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
-import redis
-import redis.asyncio
-
 from relay import wire
+from relay.broker import clients
 from relay.errors import BadInput
 from relay.events import (
     CUSTOM_LIMIT,
@@ -92,8 +90,8 @@ class Publisher:
         with relay.Publisher("redis://localhost:6379/0") as publisher:
             publisher.publish("default:demo", custom={"render-animation": "balloons"})
 
-    ``prefix`` is the relays' ``RELAY_REDIS_PREFIX``, ``custom_limit`` their
-    ``RELAY_CUSTOM_MAX_BYTES``.
+    ``url`` is the relays' ``RELAY_REDIS_URL`` (Sentinel and Cluster included), ``prefix`` their
+    ``RELAY_REDIS_PREFIX``, ``custom_limit`` their ``RELAY_CUSTOM_MAX_BYTES``.
     """
 
     def __init__(
@@ -103,7 +101,7 @@ class Publisher:
         prefix: str = "relay:",
         custom_limit: int = CUSTOM_LIMIT,
     ) -> None:
-        self._redis = redis.Redis.from_url(url)
+        self._redis = clients.blocking(url)
         self._prefix = prefix
         self._custom_limit = custom_limit
 
@@ -142,7 +140,7 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connections to Redis."""
-        self._redis.close()
+        clients.close(self._redis)
 
     def __enter__(self) -> Publisher:
         return self
@@ -172,7 +170,7 @@ class AsyncPublisher:
         prefix: str = "relay:",
         custom_limit: int = CUSTOM_LIMIT,
     ) -> None:
-        self._redis = redis.asyncio.Redis.from_url(url)
+        self._redis = clients.asynchronous(url)
         self._prefix = prefix
         self._custom_limit = custom_limit
 
@@ -199,7 +197,7 @@ class AsyncPublisher:
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""
-        await self._redis.aclose()
+        await clients.aclose(self._redis)
 
     async def __aenter__(self) -> AsyncPublisher:
         return self

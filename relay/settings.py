@@ -49,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys: str = ""
     redis_url: str = ""
     redis_prefix: str = "relay:"
+    redis_replicas: int = 0
     allowed_origins: str = "*"
     sources: str = ""
     media: str = ""
@@ -101,10 +102,14 @@ OPTIONS: Final[dict[str, Option]] = {
     "api_secret": Option("its secret: signs tokens and webhooks", secret=True),
     "keys": Option("more accepted keys, 'key:secret,key2:secret2', for rotation", secret=True),
     "redis_url": Option(
-        "redis://[user:password@]host:port/db or rediss://…; empty = embedded broker, one process",
+        "redis://[user:password@]host:port/db, redis+sentinel://host:port,host:port/name/db or "
+        "redis+cluster://host:port,host:port; rediss for TLS; empty = embedded broker, one process",
         secret=True,
     ),
     "redis_prefix": Option("what every key and channel in Redis begins with"),
+    "redis_replicas": Option(
+        "replicas that must have an event before it is accepted; fewer in time = 503", "replicas"
+    ),
     "allowed_origins": Option("origins of pages that may connect, comma separated; * = any"),
     "sources": Option("TOML file that lists webhook sources beside 'stream'"),
     "media": Option("TOML file that describes the media server whose keys joinCall hands out"),
@@ -231,7 +236,7 @@ def _check(settings: Settings) -> None:
 
 
 _ZERO_MEANS_OFF: Final = (
-    "port", "custom_max_bytes", "command_rate", "http_rate", "user_connections",
+    "port", "custom_max_bytes", "command_rate", "http_rate", "user_connections", "redis_replicas",
 )  # fmt: skip
 
 

@@ -201,14 +201,15 @@ def compose(
     announcer: Announcements,
     joins: Joins,
     problems: Mapping[str, str | None],
+    warnings: Collection[str] = (),
     sources: str = "",
     origins: Collection[str] = ("*",),
     **options: Any,
 ) -> ASGIApp:
     """Compose the edges as the application does."""
 
-    async def ready() -> Mapping[str, str | None]:
-        return problems
+    async def ready() -> api.Readiness:
+        return api.Readiness(problems, tuple(warnings))
 
     found = load_sources(sources, KEYS, max_bytes=MAX_BYTES, freshness_s=3600)
     routes = [

@@ -35,22 +35,40 @@ def free_port() -> int:
 class RedisServer:
     """One server. ``arguments`` are settings such as ``--appendonly yes``."""
 
-    def __init__(self, *arguments: str) -> None:
-        if not Path(BINARY).exists():
+    def __init__(self, *arguments: str, sentinel: bool = False, binary: str = BINARY) -> None:
+        if not Path(binary).exists():
             pytest.fail("redis-server is missing: apt-get install redis-server")
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="relay-redis-")
         self._arguments = arguments
+        self._is_sentinel = sentinel
+        self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        command = [
-            BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name,
-            "--save", "", "--appendonly", "no", "--logfile", "redis.log", *self._arguments,
-        ]  # fmt: skip
+        self.launch()
+        self.await_start()
+
+    def launch(self) -> None:
+        """Start without waiting."""
+        command = [self._binary, *self._configuration(), *self._arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def _configuration(self) -> list[str]:
+        folder = self._folder.name
+        common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", folder]
+        common += ["--logfile", "redis.log"]
+        if not self._is_sentinel:
+            return [*common, "--save", "", "--appendonly", "no"]
+        memory = Path(folder, "sentinel.conf")  # where it writes down what it learns
+        memory.touch()
+        return [str(memory), "--sentinel", *common]
+
+    def await_start(self) -> None:
+        """Return once it answers."""
+        assert self._process is not None
         deadline = time.monotonic() + START_LIMIT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -67,6 +85,11 @@ class RedisServer:
                 return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether it was started and not ended."""
+        return self._process is not None
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a blocking client, for looking into the server and for breaking it."""

@@ -10,9 +10,11 @@ import pytest
 import redis
 
 import relay
+from relay.broker import clients
 from relay.errors import BadInput, TooLarge
 from relay.publisher import command
 from tests.redis_server import RedisServer, running
+from tests.redis_shapes import Cluster, Watched
 
 pytestmark = pytest.mark.anyio
 
@@ -152,3 +154,19 @@ def test_a_redis_that_is_away_is_told(server: RedisServer) -> None:
         publisher = relay.Publisher(gone.url)
     with publisher, pytest.raises(redis.RedisError):
         publisher.publish(CID, custom={})
+
+
+@pytest.mark.parametrize("shape", ["redis_sentinel", "redis_cluster"])
+async def test_a_publisher_finds_redis_in_any_shape(
+    shape: str, request: pytest.FixtureRequest
+) -> None:
+    server: Watched | Cluster = request.getfixturevalue(shape)
+    with relay.Publisher(server.url, prefix="p:") as publisher:
+        publisher.publish(CID, custom={})
+        publisher.publish(CID, custom={}, volatile=True)
+    async with relay.AsyncPublisher(server.url, prefix="p:") as publisher:
+        await publisher.publish(CID, custom={})
+        await publisher.publish(CID, custom={}, volatile=True)
+    client = clients.blocking(server.url)
+    assert client.xlen("p:ingest") == 2
+    clients.close(client)

@@ -27,7 +27,7 @@ from relay.api import (
     users,
 )
 from relay.api.context import Announces, Caller, Context, Joins, Watches
-from relay.api.health import Probe
+from relay.api.health import Probe, Readiness
 from relay.api.limits import Meter
 from relay.api.media_file import load_media
 from relay.api.page import page_routes
@@ -38,7 +38,9 @@ from relay.http import Clock
 from relay.media import Media
 from relay.tokens import Keys
 
-__all__ = ["Announces", "Joins", "Probe", "Watches", "load_media", "page_routes", "routes"]
+__all__ = [
+    "Announces", "Joins", "Probe", "Readiness", "Watches", "load_media", "page_routes", "routes",
+]  # fmt: skip
 
 _Endpoint = Callable[[Context, Request, Caller], Awaitable[Response]]
 _Operation = tuple[str, _Endpoint]

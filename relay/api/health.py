@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,8 +12,16 @@ from starlette.routing import Route
 from relay import http, metrics
 from relay.errors import Unavailable
 
-Probe = Callable[[], Awaitable[Mapping[str, str | None]]]
-"""Returns what is checked, by name: None when it is well, else what is wrong. Bounded in time."""
+
+class Readiness(NamedTuple):
+    """What is checked, by name: None when it is well, else what is wrong; and what may go wrong."""
+
+    problems: Mapping[str, str | None]
+    warnings: tuple[str, ...] = ()
+
+
+Probe = Callable[[], Awaitable[Readiness]]
+"""Finds out whether this process can serve. Bounded in time."""
 
 
 def routes(ready: Probe) -> list[Route]:
@@ -22,13 +31,14 @@ def routes(ready: Probe) -> list[Route]:
         return http.answer(request, {"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        problems = await ready()
-        checks = {name: problem or "ok" for name, problem in problems.items()}
-        bad = [f"{name}: {problem}" for name, problem in problems.items() if problem]
+        found = await ready()
+        checks = {name: problem or "ok" for name, problem in found.problems.items()}
+        said = {"checks": checks, "warnings": found.warnings}
+        bad = [f"{name}: {problem}" for name, problem in found.problems.items() if problem]
         if not bad:
-            return http.answer(request, {"status": "ok", "checks": checks})
+            return http.answer(request, {"status": "ok", **said})
         error = Unavailable("not ready: " + "; ".join(bad), retry_after=1)
-        return http.refusal(request, error, extra={"status": "unavailable", "checks": checks})
+        return http.refusal(request, error, extra={"status": "unavailable", **said})
 
     async def show(_: Request) -> Response:
         return Response(metrics.render(), media_type=metrics.CONTENT_TYPE_LATEST)

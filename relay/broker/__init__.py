@@ -19,7 +19,7 @@ epoch begins where another primary or a restart took over; counting goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -31,8 +31,8 @@ from relay.filters import Found, Query
 from relay.users import Profile, User
 
 __all__ = [
-    "Broker", "Change", "Entry", "Epoch", "Found", "History", "Inbox", "InboxEntry", "Limits",
-    "Listener", "Receiver", "Roster", "Store", "Unavailable",
+    "Broker", "Change", "Entry", "Epoch", "Found", "Health", "History", "Inbox", "InboxEntry",
+    "Limits", "Listener", "Receiver", "Roster", "Store", "Unavailable",
 ]  # fmt: skip
 
 
@@ -45,6 +45,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     minted_window_s: float = 60.0
     publish_timeout_s: float = 3.0
     publish_queue: int = 10_000
+    replicas: int = 0
 
 
 class Epoch(NamedTuple):
@@ -103,6 +104,13 @@ class Roster(msgspec.Struct, frozen=True, omit_defaults=True):
 
     count: int
     users: tuple[dict[str, str], ...] = ()
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How well events flow: problems by hop, None where there is none, and warnings in words."""
+
+    problems: Mapping[str, str | None] = {}
+    warnings: tuple[str, ...] = ()
 
 
 class Listener(Protocol):
@@ -230,6 +238,10 @@ class Broker(Protocol):
 
     async def ping(self) -> None:
         """Prove that the broker answers."""
+        ...
+
+    def health(self) -> Health:
+        """Return what is known of how events flow; does not ask."""
         ...
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from relay import logs, metrics
-from relay.broker.resp import Address, Command, Connection
+from relay.broker.resp import Command, Connection, Route
 from relay.errors import Unavailable
 from relay.retry import backoff
 from relay.tasks import Tasks
@@ -47,11 +47,9 @@ class Owner(Protocol):
 class Keeper:
     """Keeps ``owner`` connected. ``changed`` is called whenever ``connection`` came or went."""
 
-    def __init__(
-        self, address: Address, name: str, owner: Owner, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, route: Route, name: str, owner: Owner, changed: Callable[[], None]) -> None:
         self.connection: Connection | None = None
-        self._address = address
+        self._route = route
         self._name = name
         self._owner = owner
         self._changed = changed
@@ -68,6 +66,10 @@ class Keeper:
         await self._connect()
         self._tasks.spawn(self._keep())
 
+    def start_soon(self) -> None:
+        """Connect as soon as that is possible, and keep connected from then on."""
+        self._tasks.spawn(self._connect_and_keep())
+
     async def aclose(self) -> None:
         """Disconnect for good."""
         self._closing = True
@@ -78,6 +80,17 @@ class Keeper:
         """Give the connection up and make another."""
         if self.connection is not None:
             self.connection.abort(why)
+
+    async def _connect_and_keep(self) -> None:
+        try:
+            await self._connect()
+        except Unavailable as error:
+            self._failures = 1
+            log.warning("redis is away", link=self._name, reason=error.message)
+            self._lost.set()
+            self._owner.on_closed()
+            self._changed()
+        await self._keep()
 
     async def _keep(self) -> None:
         while True:
@@ -104,7 +117,7 @@ class Keeper:
         log.info("redis is back", link=self._name, attempts=self._failures)
 
     async def _connect(self) -> None:
-        connection = await self._address.open(self._name, *self._owner.preamble())
+        connection = await self._route.open(self._name, *self._owner.preamble())
         if connection.is_closed:
             raise Unavailable("Redis closed the new connection")
         connection.on_reply = self._owner.on_reply

@@ -5,23 +5,35 @@ Pure. All about a call lies in one partition, whose tag ``{p7}`` keeps it in one
 
 from __future__ import annotations
 
+from itertools import count
 from struct import Struct
 from typing import Final
 from zlib import crc32
 
 from relay.broker.rules import alias_key, seen_key
+from relay.broker.slots import key_slot
 from relay.events import Event
 
 PARTITIONS: Final = 256
 
-KEPT, VOLATILE, ROSTER = 0, 1, 2
-"""What a message is: a publication with or without a position, or news of who watches."""
+KEPT, VOLATILE, ROSTER, CANARY = 0, 1, 2, 3
+"""What a message is: a publication with or without a position, news of who watches, or the proof
+that messages arrive."""
 
 HEADER: Final = Struct(">B8sQ")
 """Before the body: the kind, the epoch, the offset (scripts/common.lua writes it)."""
 
 HEADER_SIZE: Final = HEADER.size
 VOLATILE_HEADER: Final = HEADER.pack(VOLATILE, b"--------", 0)
+CANARY_HEADER: Final = HEADER.pack(CANARY, b"--------", 0)
+
+_CANARY: Final = "!canary"
+"""What the cids of canaries begin with: no call's does."""
+
+
+def is_canary(cid: str) -> bool:
+    """Tell whether what has this cid is no call but a canary."""
+    return cid.startswith(_CANARY)
 
 
 class Keyspace:
@@ -43,6 +55,15 @@ class Keyspace:
     def partition(self, cid: str) -> int:
         """Return the partition of a call."""
         return crc32(cid.encode()) % self.partitions
+
+    def canary(self, node: str, partition: int) -> str:
+        """Return the cid of a canary that a process keeps in a partition."""
+        cids = (f"{_CANARY}:{node}:{number}" for number in count())
+        return next(cid for cid in cids if self.partition(cid) == partition)
+
+    def slot(self, partition: int) -> int:
+        """Return the slot of a Cluster that a partition lies in."""
+        return key_slot(f"{self._prefix}{{p{partition}}}")
 
     def _of_call(self, cid: str, what: str) -> str:
         return f"{self._prefix}{{p{self.partition(cid)}}}:{what}:{cid}"

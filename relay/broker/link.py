@@ -1,20 +1,22 @@
-"""Requests to Redis over one connection: they leave in order and are answered in order.
+"""One connection to a Redis server for requests: they leave in order and are answered in order.
 
 The requests of one event-loop turn leave in one write. When the connection is lost, or Redis says
 that it cannot serve now, everything unanswered is sent again from the head and in the same order,
-except what must not run twice. Each request waits a limited time and a limited number waits.
+except what must not run twice. Who waits, and for how long, is for ``requests``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import Any, Final, NamedTuple
 
-from relay import logs
+from relay import logs, metrics
 from relay.broker.keeper import Keeper
-from relay.broker.resp import Address, Command, Connection, ReplyError, pack
+from relay.broker.requests import Request
+from relay.broker.resp import Command, Connection, ReplyError, Route, pack
 from relay.broker.scripts import Script
 from relay.errors import Unavailable
 
@@ -25,106 +27,148 @@ WRITE_BYTES: Final = 65_536
 
 COMPLAIN_S: Final = 1.0
 
-_NOT_NOW: Final = ("NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "BUSY")
+_NOT_NOW: Final = ("NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "BUSY ", "UNBLOCKED")
 """Replies by which nothing was done, and which another connection may well not get."""
+_ELSEWHERE: Final = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+"""Replies of a Cluster by which nothing was done, and which concern one slot."""
+
+_ASKING: Final = pack(("ASKING",))
+
+Elsewhere = Callable[["Link", Request, str], None]
+"""Takes a request that this server did not run, with what the server said."""
 
 
-class _Request:
-    """A command and who waits for its reply."""
+class Replicas(NamedTuple):
+    """How many replicas must have a write, and how long the write waits for them."""
 
-    __slots__ = ("command", "deadline", "repeatable", "reply", "sent_at")
+    wanted: int
+    timeout_s: float
 
-    def __init__(
-        self, command: bytes, reply: asyncio.Future[Any], deadline: float, *, repeatable: bool
-    ) -> None:
-        self.command = command
-        self.reply = reply
-        self.deadline = deadline
-        self.repeatable = repeatable
-        self.sent_at: float | None = None
+
+class Marker(Enum):
+    """A command of the link's own, among the requests that were sent."""
+
+    ASKING = "asking"
+    WAIT = "wait"
 
 
 class Link:
-    """One connection for requests, with the scripts they run.
+    """A FIFO of requests to one server, with the scripts they run.
 
-    ``timeout_s`` bounds the wait of each request, ``bound`` how many may wait at once.
+    ``replicas`` makes the requests of a write wait for replicas before they are answered;
+    ``away_after_s`` is how long a lost connection is waited for before requests are refused at
+    once; ``elsewhere`` takes what a Cluster's node sends on to another.
     """
 
     def __init__(
         self,
-        address: Address,
+        route: Route,
         name: str,
         *,
         scripts: Sequence[Script],
-        timeout_s: float,
-        bound: int,
+        away_after_s: float,
         changed: Callable[[], None],
+        replicas: Replicas | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._scripts = scripts
-        self._timeout_s = timeout_s
-        self._bound = bound
-        self._keeper = Keeper(address, name, self, changed)
-        self._queue: deque[_Request] = deque()
-        self._sent: deque[_Request] = deque()
-        # All that wait, and some that no longer do, in the order in which they will have waited
-        # too long.
-        self._waiting: deque[_Request] = deque()
-        self._expiry: asyncio.TimerHandle | None = None
+        self._away_after_s = away_after_s
+        self._keeper = Keeper(route, name, self, changed)
+        self._replicas = replicas
+        self._elsewhere = elsewhere
+        self._queue: deque[Request] = deque()
+        self._sent: deque[Request | Marker] = deque()
+        # Done by the server, and waiting for its replicas.
+        self._unsafe: deque[Request] = deque()
+        self._in_flight: Counter[int] = Counter()
+        self._landings: defaultdict[int, list[asyncio.Future[None]]] = defaultdict(list)
         self._flush_is_due = False
-        self._closed = False
         self._complained_at = -COMPLAIN_S
         self._server_id: tuple[str, str] | None = None
+        self._away_since: float | None = None
 
     @property
     def is_connected(self) -> bool:
         """Tell whether the connection stands."""
         return self._keeper.connection is not None
 
+    @property
+    def load(self) -> int:
+        """How many requests are here, also those that nobody waits for any more."""
+        return len(self._queue) + len(self._sent) + len(self._unsafe)
+
     async def start(self) -> None:
         """Connect; raises ``Unavailable``."""
         await self._keeper.start()
 
+    def start_soon(self) -> None:
+        """Connect as soon as the server can be reached."""
+        self._keeper.start_soon()
+
     async def aclose(self) -> None:
-        """Disconnect; whoever still waits gets ``Unavailable``."""
-        self._closed = True
+        """Disconnect. What is still here stays unanswered."""
         await self._keeper.aclose()
-        if self._expiry is not None:
-            self._expiry.cancel()
-        for request in self._waiting:
-            _fail(request, "the relay is stopping")
 
-    async def request(self, *command: bytes | str | int, repeatable: bool = True) -> Any:
-        """Run a command and return its reply; it takes its place before the first await.
-
-        ``repeatable`` says that running it twice does what running it once does. Raises
-        ``Unavailable``: when the outcome is unknown, or when Redis refused.
-        """
-        if self._closed:
-            raise Unavailable("the relay is stopping")
-        if len(self._queue) + len(self._sent) >= self._bound:
-            raise Unavailable("too much waits for Redis already: try again later")
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s
-        request = _Request(pack(command), loop.create_future(), deadline, repeatable=repeatable)
+    def put(self, request: Request) -> None:
+        """Take a request; raises ``Unavailable`` when Redis has been away for long."""
+        if self._away_since is not None and not self.is_connected:
+            away_s = asyncio.get_running_loop().time() - self._away_since
+            if away_s > self._away_after_s:
+                raise Unavailable("Redis is away: try again later", retry_after=1)
         self._queue.append(request)
-        self._await_expiry(request)
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            loop.call_soon(self._flush)
-        return await request.reply
+        self._flush_soon()
 
-    async def run(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        *arguments: bytes | str | int,
-        repeatable: bool = True,
-    ) -> Any:
-        """Run a script, as ``request``."""
-        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        return await self.request(*command, repeatable=repeatable)
+    def take_over(self, requests: Iterable[Request]) -> None:
+        """Take requests that another server did not run, in their order."""
+        self._queue.extend(requests)
+        self._flush_soon()
+
+    def unanswered_since(self, sent_at: float) -> None:
+        """Give the connection up if the server has said nothing since ``sent_at``."""
+        connection = self._keeper.connection
+        if connection is not None and connection.heard_at < sent_at:
+            self._keeper.drop("Redis is silent")
+
+    # -- for a Cluster, where a slot may leave ----------------------------------------------------
+
+    def slots(self) -> set[int]:
+        """Return the slots of the requests that are here."""
+        waiting = {request.slot for request in self._queue if request.slot is not None}
+        return waiting | self._in_flight.keys()
+
+    def withdraw(self, slot: int) -> list[Request]:
+        """Give up the requests of a slot that have not been sent."""
+        withdrawn = [request for request in self._queue if request.slot == slot]
+        if withdrawn:
+            self._queue = deque(request for request in self._queue if request.slot != slot)
+        return withdrawn
+
+    async def landed(self, slot: int) -> None:
+        """Return when every request of a slot that was sent is answered, or will be sent again."""
+        if slot in self._in_flight:
+            landing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._landings[slot].append(landing)
+            await landing
+
+    def _land(self, slot: int | None) -> None:
+        if slot is None:
+            return
+        self._in_flight[slot] -= 1
+        if not self._in_flight[slot]:
+            del self._in_flight[slot]
+            self._tell_landed(slot)
+
+    def _tell_landed(self, slot: int) -> None:
+        for landing in self._landings.pop(slot, ()):
+            if not landing.done():
+                landing.set_result(None)
 
     # -- writing --------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_is_due = False
@@ -137,17 +181,30 @@ class Link:
                 request = self._queue.popleft()
                 if request.reply.done():
                     continue  # nobody waits any more, and it has not happened
-                request.sent_at = now
-                self._sent.append(request)
-                commands.append(request.command)
+                self._send(request, commands, now)
                 size += len(request.command)
+            if commands and self._replicas is not None:
+                self._sent.append(Marker.WAIT)
+                timeout_ms = max(1, int(self._replicas.timeout_s * 1000))
+                commands.append(pack(("WAIT", self._replicas.wanted, timeout_ms)))
             if commands:
                 connection.write(b"".join(commands))
+
+    def _send(self, request: Request, commands: list[bytes], now: float) -> None:
+        if request.asking:
+            commands.append(_ASKING)
+            self._sent.append(Marker.ASKING)
+        commands.append(request.command)
+        self._sent.append(request)
+        request.sent_at = now
+        request.link = self
+        if request.slot is not None:
+            self._in_flight[request.slot] += 1
 
     # -- what the keeper tells ------------------------------------------------------------------
 
     def preamble(self) -> tuple[Sequence[Command], Sequence[Command]]:
-        """Load the scripts, and end what may be left of the last connection.
+        """End what may be left of the last connection, then load the scripts.
 
         A server that was frozen may still have its commands to read: they must not run between
         those that are sent again.
@@ -173,15 +230,50 @@ class Link:
             self._keeper.drop("a reply that nobody asked for")
             return
         request = self._sent.popleft()
-        if not isinstance(reply, ReplyError):
-            if not request.reply.done():
+        if isinstance(request, Marker):
+            if request is Marker.WAIT:
+                self._on_replicated(reply)
+        elif isinstance(reply, ReplyError):
+            self._on_error(request, str(reply))
+        else:
+            self._away_since = None
+            self._land(request.slot)
+            if self._replicas is not None:
+                request.outcome = reply
+                self._unsafe.append(request)
+            elif not request.reply.done():
                 request.reply.set_result(reply)
-        elif str(reply).startswith(_NOT_NOW):
+
+    def _on_error(self, request: Request, error: str) -> None:
+        if error.startswith(_NOT_NOW):
             request.sent_at = None
             self._sent.appendleft(request)
-            self._keeper.drop(str(reply))
+            self._keeper.drop(error)
+            return
+        self._land(request.slot)
+        if self._elsewhere is not None and error.startswith(_ELSEWHERE):
+            request.sent_at = None
+            request.asking = False
+            self._elsewhere(self, request, error)
         elif not request.reply.done():
-            request.reply.set_exception(self._refusal(str(reply)))
+            request.reply.set_exception(self._refusal(error))
+
+    def _on_replicated(self, reply: Any) -> None:
+        """Answer what the server had done, now that its replicas have it, or have it not."""
+        assert self._replicas is not None
+        unsafe, self._unsafe = self._unsafe, deque()
+        is_safe = isinstance(reply, int) and reply >= self._replicas.wanted
+        if unsafe and not is_safe:
+            metrics.REPLICAS_SHORT.inc(len(unsafe))
+        for request in unsafe:
+            if is_safe and not request.reply.done():
+                request.reply.set_result(request.outcome)
+            elif not is_safe:
+                request.fail(
+                    f"only {reply} of {self._replicas.wanted} replicas have it: repeat it under "
+                    "the same id",
+                    reason="replicas_short",
+                )
 
     def _refusal(self, reply: str) -> Unavailable:
         """Return the error for what Redis will not do; logged once a second, not per request."""
@@ -195,49 +287,20 @@ class Link:
 
     def on_closed(self) -> None:
         """Take back what was sent and not answered, in order, to send it again."""
-        while self._sent:
-            request = self._sent.pop()
+        if self._away_since is None:
+            self._away_since = asyncio.get_running_loop().time()
+        unanswered = [each for each in self._sent if not isinstance(each, Marker)]
+        unanswered[:0] = self._unsafe
+        self._sent.clear()
+        self._unsafe.clear()
+        for request in reversed(unanswered):
             if request.reply.done():
                 continue
             if request.sent_at is not None and not request.repeatable:
-                _fail(request, "the connection to Redis was lost, the outcome is unknown")
+                request.fail("the connection to Redis was lost, the outcome is unknown")
                 continue
             request.sent_at = None
             self._queue.appendleft(request)
-
-    # -- waiting too long -----------------------------------------------------------------------
-
-    def _await_expiry(self, request: _Request) -> None:
-        while self._waiting and self._waiting[0].reply.done():
-            self._waiting.popleft()
-        self._waiting.append(request)
-        if self._expiry is None:
-            loop = asyncio.get_running_loop()
-            self._expiry = loop.call_at(request.deadline, self._expire)
-
-    def _expire(self) -> None:
-        """Fail the requests that have waited too long, and look again when the next one will."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        unanswered: float | None = None
-        while self._waiting:
-            request = self._waiting[0]
-            if not request.reply.done():
-                if request.deadline > now:
-                    break
-                _fail(request, f"Redis did not answer within {self._timeout_s:g} s")
-                unanswered = request.sent_at
-            self._waiting.popleft()
-        while self._queue and self._queue[0].reply.done():
-            self._queue.popleft()
-        self._expiry = None
-        if self._waiting:
-            self._expiry = loop.call_at(self._waiting[0].deadline, self._expire)
-        connection = self._keeper.connection
-        if connection is not None and unanswered is not None and connection.heard_at < unanswered:
-            self._keeper.drop("Redis is silent")
-
-
-def _fail(request: _Request, why: str) -> None:
-    if not request.reply.done():
-        request.reply.set_exception(Unavailable(why))
+        self._in_flight.clear()
+        for slot in list(self._landings):
+            self._tell_landed(slot)

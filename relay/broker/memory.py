@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
-from relay.broker import Entry, Epoch, History, Limits, Listener, Receiver, Roster
+from relay.broker import Entry, Epoch, Health, History, Limits, Listener, Receiver, Roster
 from relay.broker.desk import Desk
 from relay.broker.memory_store import MemoryStore
 from relay.broker.rules import (
@@ -275,3 +275,7 @@ class MemoryBroker:
 
     async def ping(self) -> None:
         """Return at once: nothing can be away."""
+
+    def health(self) -> Health:
+        """Return that all is well: what is published is handed over in this process."""
+        return Health()

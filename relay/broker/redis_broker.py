@@ -1,8 +1,9 @@
 """The broker over Redis: what asks for the atomic steps that the scripts do.
 
-Three connections a process: ``publish`` (a FIFO of atomic steps), ``command`` (positions, history,
-who watches) and ``subscribe``. What must hold is made to hold in ``scripts/``, ``link`` and
-``subscriber``. ``redis_store`` and ``redis_inbox`` use the same Redis through the broker.
+Three connections a process, in a Cluster to each primary: ``publish`` (a FIFO of atomic steps),
+``command`` (positions, history, who watches) and ``subscribe``. What must hold is made to hold in
+``scripts/``, ``link`` and ``subscriber``; how Redis is set up is known in ``deployments`` alone.
+``redis_store`` and ``redis_inbox`` use the same Redis through the broker.
 """
 
 from __future__ import annotations
@@ -17,14 +18,26 @@ from typing import Any, Final
 import msgspec
 
 from relay import logs, metrics, wire
-from relay.broker import Entry, Epoch, History, Limits, Listener, Receiver, Roster, scripts
+from relay.broker import (
+    Entry,
+    Epoch,
+    Health,
+    History,
+    Limits,
+    Listener,
+    Receiver,
+    Roster,
+    deployments,
+    scripts,
+)
+from relay.broker.canary import Canaries
 from relay.broker.desk import Desk
-from relay.broker.keyspace import PARTITIONS, VOLATILE_HEADER, Keyspace
-from relay.broker.link import Link
+from relay.broker.keyspace import CANARY_HEADER, PARTITIONS, VOLATILE_HEADER, Keyspace
+from relay.broker.link import Replicas
 from relay.broker.redis_messages import RedisMessages
-from relay.broker.resp import Address
+from relay.broker.redis_url import Place, Shape
+from relay.broker.requests import Commands
 from relay.broker.rules import PAGE_BYTES, PAGE_COUNT, call_life_s, given_window_s
-from relay.broker.subscriber import Subscriber
 from relay.errors import Unavailable
 from relay.events import Event, Position, Publication
 from relay.settings import SettingsError
@@ -40,6 +53,10 @@ DEAD_AFTER_S: Final = 10.0
 POSITIONS_AT_ONCE: Final = 500
 CONNECTIONS_LIFE_S: Final = 86_400.0
 """How long numbers of sockets are kept of a user whose sockets neither come nor go."""
+NO_EVICTION: Final = "noeviction"
+MEMORY_CHECK_S: Final = 30.0
+REPLICAS_SHARE: Final = 0.5
+"""Of the time that a publish may take: so much of it may be spent on waiting for replicas."""
 COMMAND_BOUND: Final = 10_000
 """Requests that may wait on the command connection."""
 
@@ -71,7 +88,7 @@ class RedisBroker:
         heartbeat_s: float = HEARTBEAT_S,
         dead_after_s: float = DEAD_AFTER_S,
     ) -> None:
-        self.address = Address.parse(url)
+        self._place = Place.parse(url)
         self.keyspace = Keyspace(prefix, partitions)
         self.limits = limits
         self._node = node
@@ -84,32 +101,37 @@ class RedisBroker:
         self._tasks = Tasks("redis broker")
         self._listener: Listener | None = None
         self._beat_is_due = asyncio.Event()
-        self._publishing = self._link("publish", (scripts.PUBLISH,), limits.publish_queue)
-        self.commands = self._link("command", _COMMAND_SCRIPTS, COMMAND_BOUND)
+        self._deployment = deployments.of(self._place, self.keyspace, node, self._on_changed)
+        # A copy of this process's own: see there.
+        self._publish_script = scripts.PUBLISH.copy(node)
+        self._publishing = self._deployment.commands(
+            "publish",
+            [self._publish_script],
+            timeout_s=limits.publish_timeout_s,
+            bound=limits.publish_queue,
+            replicas=_replicas(limits),
+        )
+        self.commands = self.requests("command", _COMMAND_SCRIPTS, bound=COMMAND_BOUND)
+        self._subscriber = self._deployment.subscriptions(
+            "subscribe", timeout_s=limits.publish_timeout_s
+        )
         self._desk = Desk()
         self._messages = RedisMessages(self._desk, self.commands, self.keyspace, node)
-        self._subscriber = Subscriber(
-            self.address,
-            self.link_name("subscribe"),
-            keyspace=self.keyspace,
-            node=node,
-            timeout_s=limits.publish_timeout_s,
-            changed=self._on_changed,
-        )
+        self._canaries = Canaries(self._publish_canary, self._subscriber, self._canary_cids)
+        self._warnings: tuple[str, ...] = ()
 
-    def _link(self, name: str, loaded: Sequence[scripts.Script], bound: int) -> Link:
-        return Link(
-            self.address,
-            self.link_name(name),
-            scripts=loaded,
-            timeout_s=self.limits.publish_timeout_s,
-            bound=bound,
-            changed=self._on_changed,
+    def requests(
+        self,
+        what: str,
+        loaded: Sequence[scripts.Script] = (),
+        *,
+        bound: int,
+        wait_s: float = 0.0,
+    ) -> Commands:
+        """Return commands on connections of their own; ``wait_s`` is how long they may block."""
+        return self._deployment.commands(
+            what, loaded, timeout_s=self.limits.publish_timeout_s + wait_s, bound=bound
         )
-
-    def link_name(self, what: str) -> str:
-        """Return what ``CLIENT LIST`` shows of a connection of this process."""
-        return f"relay:{self._node}:{what}"
 
     @property
     def node(self) -> str:
@@ -122,18 +144,22 @@ class RedisBroker:
         """Connect. Raises ``Unavailable``, and ``SettingsError`` for a Redis that does not fit."""
         self._listener = listener
         try:
+            await self._deployment.start()
             await self.commands.start()
             await self._check_version()
             await self._check_partitions()
             await self._publishing.start()
             await self._messages.start()
-            await self._subscriber.start(listener, self._channels(live))
+            self._subscriber.listen(listener, self._channels(live), self._canaries.on_canary)
+            await self._subscriber.start()
             await self._beat()
             self._beat_is_due.clear()
         except BaseException:
             await self.aclose()
             raise
+        self._canaries.start()
         self._tasks.spawn(self._keep_beating())
+        self._tasks.spawn(self._keep_checking_memory())
 
     def _channels(self, live: Callable[[bytes], None]) -> dict[str, Callable[[bytes], None]]:
         return {
@@ -146,6 +172,7 @@ class RedisBroker:
         """Disconnect; the other processes learn at once that this one is gone."""
         await self._desk.aclose()
         await self._tasks.aclose()
+        await self._canaries.aclose()
         if self.commands.is_connected:
             try:
                 await self.commands.request("ZREM", self.keyspace.nodes, self._node)
@@ -154,6 +181,7 @@ class RedisBroker:
         await self._subscriber.aclose()
         await self._publishing.aclose()
         await self.commands.aclose()
+        await self._deployment.aclose()
 
     async def _check_version(self) -> None:
         info = str(await self.commands.request("INFO", "server"), "utf-8", "replace")
@@ -161,8 +189,13 @@ class RedisBroker:
         version = facts.get("redis_version", "0")
         if int(version.partition(".")[0]) < OLDEST_REDIS:
             raise SettingsError(
-                f"Redis at {self.address} is version {version}: the relay needs {OLDEST_REDIS}.0 "
+                f"Redis at {self._place} is version {version}: the relay needs {OLDEST_REDIS}.0 "
                 "or newer, or Valkey"
+            )
+        if facts.get("redis_mode") == "cluster" and self._place.shape is not Shape.CLUSTER:
+            raise SettingsError(
+                f"Redis at {self._place} is a node of a Cluster: RELAY_REDIS_URL must begin with "
+                "redis+cluster://"
             )
 
     async def _check_partitions(self) -> None:
@@ -189,7 +222,7 @@ class RedisBroker:
             return await self._publish_unmarked(event)
         kept = not event.volatile
         flags, epoch, offset = await self._publishing.run(
-            scripts.PUBLISH,
+            self._publish_script,
             self.keyspace.of_publish(event),
             secrets.token_urlsafe(6),
             event.body[:-1] if kept else event.body,
@@ -343,6 +376,48 @@ class RedisBroker:
         """Prove that Redis answers."""
         await self.commands.request("PING")
 
+    # -- how well it is -------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """Return what keeps events from flowing, hop by hop, and what may cost some one day."""
+        return Health(problems=self._canaries.problems(), warnings=self._warnings)
+
+    def _canary_cids(self) -> list[str]:
+        return [self.keyspace.canary(self._node, each) for each in self._deployment.partitions()]
+
+    async def _publish_canary(self, cid: str, token: bytes) -> None:
+        channel = self.keyspace.channel(cid)
+        await self._publishing.request("SPUBLISH", channel, CANARY_HEADER + token, repeatable=False)
+
+    async def _keep_checking_memory(self) -> None:
+        while True:
+            try:
+                found = [
+                    policy
+                    for partition in self._deployment.partitions()
+                    if (policy := await self._memory_policy(partition)) != NO_EVICTION
+                ]
+                self._warn(sorted(set(found)))
+            except Unavailable:
+                pass  # the canaries say so
+            await asyncio.sleep(MEMORY_CHECK_S)
+
+    async def _memory_policy(self, partition: int) -> str:
+        slot = self.keyspace.slot(partition)
+        info = str(await self.commands.request("INFO", "memory", slot=slot), "utf-8", "replace")
+        return dict(line.partition(":")[::2] for line in info.splitlines())["maxmemory_policy"]
+
+    def _warn(self, policies: list[str]) -> None:
+        warnings = tuple(
+            f"maxmemory-policy is {policy}: Redis may drop history and positions when memory is "
+            f"short: set {NO_EVICTION}"
+            for policy in policies
+        )
+        for warning in set(warnings) - set(self._warnings):
+            log.warning("redis is set up to lose data", reason=warning)
+        self._warnings = warnings
+        metrics.REDIS_EVICTS.set(bool(warnings))
+
     async def _beat(self) -> bool:
         """Say that this process is alive; tell whether the others had taken it for dead."""
         reply: Any = await self.commands.run(
@@ -363,6 +438,13 @@ class RedisBroker:
             if was_dead and self._listener is not None and (cids := self._subscriber.cids):
                 log.warning("the others had taken this process for dead", node=self._node)
                 self._listener.on_interrupted(cids)
+
+
+def _replicas(limits: Limits) -> Replicas | None:
+    """Return what each publish waits for; less long than its sender does."""
+    if not limits.replicas:
+        return None
+    return Replicas(limits.replicas, limits.publish_timeout_s * REPLICAS_SHARE)
 
 
 def _read_epochs(text: bytes) -> tuple[Epoch, ...]:

@@ -8,7 +8,6 @@ from typing import Final
 
 from relay import logs
 from relay.broker import InboxEntry, scripts
-from relay.broker.link import Link
 from relay.broker.redis_broker import RedisBroker
 from relay.errors import Unavailable
 
@@ -38,14 +37,7 @@ class RedisInbox:
         self._wait_s = wait_s
         self._has_lease = False
         self._is_started = False
-        self._reading = Link(
-            broker.address,
-            broker.link_name("ingest"),
-            scripts=(),
-            timeout_s=wait_s + broker.limits.publish_timeout_s,
-            bound=10,
-            changed=lambda: None,
-        )
+        self._reading = broker.requests("ingest", bound=10, wait_s=wait_s)
 
     async def take(self) -> list[InboxEntry]:
         """Return the oldest entries, at most 100; waits up to a second, then returns none."""

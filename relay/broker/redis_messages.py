@@ -17,7 +17,7 @@ from relay import logs, wire
 from relay.broker import scripts
 from relay.broker.desk import Desk
 from relay.broker.keyspace import Keyspace
-from relay.broker.link import Link
+from relay.broker.requests import Commands
 from relay.errors import RelayError, Unavailable
 from relay.retry import backoff
 from relay.tasks import within
@@ -66,7 +66,7 @@ _Head: TypeAlias = _Tell | _Notice | _Question | _Answer
 class RedisMessages:
     """Messages over Redis; ``take`` is to be given what arrives on this process's channels."""
 
-    def __init__(self, desk: Desk, commands: Link, keyspace: Keyspace, node: str) -> None:
+    def __init__(self, desk: Desk, commands: Commands, keyspace: Keyspace, node: str) -> None:
         self._desk = desk
         self._commands = commands
         self._keyspace = keyspace

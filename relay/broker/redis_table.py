@@ -17,7 +17,7 @@ from relay.broker import scripts
 from relay.broker.finding import AT_ONCE, Budget
 from relay.broker.indexes import Mark, Span
 from relay.broker.keyspace import Keyspace
-from relay.broker.link import Link
+from relay.broker.requests import Commands
 from relay.broker.turns import Turns
 from relay.calls import Call
 from relay.errors import Refused, Unavailable
@@ -38,7 +38,7 @@ class Table(Generic[R]):
 
     def __init__(
         self,
-        redis: Link,
+        redis: Commands,
         keyspace: Keyspace,
         kind: type[R],
         *,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import hiredis
 import msgspec
@@ -19,7 +19,7 @@ from redis.connection import SSLConnection, parse_url
 from relay.errors import Unavailable
 from relay.settings import SettingsError
 
-__all__ = ["Address", "Command", "Connection", "ReplyError", "pack"]
+__all__ = ["Address", "Command", "Connection", "ReplyError", "Route", "ask", "pack"]
 
 Command = tuple[bytes | str | int | float, ...]
 
@@ -31,7 +31,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 
 
 class Connection(asyncio.Protocol):
-    """One socket to Redis. The callbacks are set once it is open, and called on the event loop."""
+    """One socket to Redis. The callbacks are set once it is open, and called on the event loop.
+
+    ``answers`` are the replies to the commands that it was opened with.
+    """
 
     def __init__(self) -> None:
         self.on_reply: Callable[[Any], None] = _ignore
@@ -41,6 +44,7 @@ class Connection(asyncio.Protocol):
         self.is_closed = False
         self.heard_at = 0.0
         self.server_id = ("", "")
+        self.answers: list[Any] = []
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._now = asyncio.get_running_loop().time
@@ -99,8 +103,21 @@ def _nothing() -> None:
     """Stand in until the connection has a user."""
 
 
+class Route(Protocol):
+    """A way to a server. An ``Address`` is one that always leads to the same."""
+
+    async def open(
+        self, name: str, commands: Sequence[Command] = (), optional: Sequence[Command] = ()
+    ) -> Connection:
+        """Connect, log in, run ``optional`` commands, which may be refused, then ``commands``.
+
+        ``name`` is what ``CLIENT LIST`` shows. Raises ``Unavailable``.
+        """
+        ...
+
+
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a Redis is and how to log in."""
+    """Where a Redis is and how to log in: a route that is fixed."""
 
     host: str = "localhost"
     port: int = 6379
@@ -135,26 +152,28 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     async def open(
         self, name: str, commands: Sequence[Command] = (), optional: Sequence[Command] = ()
     ) -> Connection:
-        """Connect, log in, and run ``commands``, then ``optional`` ones, which may be refused.
-
-        ``name`` is what ``CLIENT LIST`` shows. Raises ``Unavailable``.
-        """
+        """Connect and log in, as ``Route.open``."""
         login = self._login(name)
-        required = [*login, *commands]
+        sent = [*login, *optional, *commands]
         try:
             async with asyncio.timeout(self.timeout_s):
                 connection = await self._connect()
-                replies = await _exchange(connection, [*required, *optional])
+                replies = await ask(connection, sent)
         except TimeoutError:
             raise Unavailable(f"Redis at {self} does not answer") from None
         except OSError as error:
             raise Unavailable(f"Redis at {self} cannot be reached: {error}") from None
-        for reply in replies[: len(required)]:
+        for reply in [*replies[: len(login)], *replies[len(login) + len(optional) :]]:
             if isinstance(reply, ReplyError):
                 connection.abort("refused")
                 raise Unavailable(f"Redis at {self} refused: {reply}")
         connection.server_id = _server_id(replies[len(login) - 1])
+        connection.answers = replies[len(sent) - len(commands) :]
         return connection
+
+    def at(self, host: str, port: int) -> Address:
+        """Return the address of another server that is logged in to in the same way."""
+        return msgspec.structs.replace(self, host=host or self.host, port=port)
 
     def _login(self, name: str) -> list[Command]:
         login: list[Command] = []
@@ -172,8 +191,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return (await loop.create_connection(Connection, self.host, self.port, ssl=self.tls))[1]
 
 
-async def _exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
-    """Send commands and return their replies; raises ``Unavailable`` when the connection ends."""
+async def ask(connection: Connection, commands: Sequence[Command]) -> list[Any]:
+    """Return the replies to commands; raises ``Unavailable`` when the connection ends."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     replies: list[Any] = []
 

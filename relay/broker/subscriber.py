@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from relay import logs
 from relay.broker import Listener
 from relay.broker.keeper import Keeper
-from relay.broker.keyspace import HEADER, HEADER_SIZE, KEPT, ROSTER, VOLATILE, Keyspace
-from relay.broker.resp import Address, Command, Connection, ReplyError, pack
+from relay.broker.keyspace import (
+    CANARY,
+    HEADER,
+    HEADER_SIZE,
+    KEPT,
+    ROSTER,
+    VOLATILE,
+    Keyspace,
+    is_canary,
+)
+from relay.broker.resp import Command, Connection, ReplyError, Route, pack
 from relay.errors import Unavailable
 from relay.events import Position
 from relay.tasks import Tasks, within
@@ -31,12 +41,16 @@ CHUNK: Final = 1000
 EPOCHS_KNOWN: Final = 10_000
 
 
+Elsewhere = Callable[["Subscriber", bytes], None]
+"""Takes a channel that a Cluster's node does not serve any more."""
+
+
 class Subscriber:
-    """Subscriptions to calls' channels, and to the few plain channels of ``start``."""
+    """Subscriptions to calls' channels, and to the few plain channels of ``listen``."""
 
     def __init__(
         self,
-        address: Address,
+        route: Route,
         name: str,
         *,
         keyspace: Keyspace,
@@ -45,23 +59,27 @@ class Subscriber:
         changed: Callable[[], None],
         ping_s: float = PING_S,
         silence_s: float = SILENCE_S,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._keyspace = keyspace
         self._node = node.encode()
         self._timeout_s = timeout_s
         self._ping_s = ping_s
         self._silence_s = silence_s
-        self._keeper = Keeper(address, name, self, changed)
+        self._elsewhere = elsewhere
+        self._keeper = Keeper(route, name, self, changed)
         self._tasks = Tasks("redis subscriber")
         self._resubscribing: set[asyncio.Task[None]] = set()
         self._wanted: dict[bytes, str] = {}
         self._confirmed: dict[bytes, asyncio.Future[None]] = {}
         # Commands of a channel that Redis has not answered: only the last answer counts.
         self._unanswered: Counter[bytes] = Counter()
+        self._asked: deque[bytes] = deque()
         self._outgoing: list[bytes] = []
         self._epochs: dict[bytes, str] = {}
         self._listener: Listener
         self._plain: dict[bytes, Callable[[bytes], None]] = {}
+        self._on_canary: Callable[[str, bytes], None] = _ignore
 
     @property
     def is_connected(self) -> bool:
@@ -71,13 +89,34 @@ class Subscriber:
     @property
     def cids(self) -> list[str]:
         """Return the calls that are subscribed to."""
-        return list(self._wanted.values())
+        return [cid for cid in self._wanted.values() if not is_canary(cid)]
 
-    async def start(self, listener: Listener, plain: Mapping[str, Callable[[bytes], None]]) -> None:
-        """Connect; raises ``Unavailable``. ``plain``: channel → who takes its messages."""
-        self._listener = listener
+    @property
+    def channels(self) -> list[bytes]:
+        """Return the channels that are subscribed to, or asked for."""
+        return list(self._wanted)
+
+    def listen(
+        self,
+        listener: Listener,
+        plain: Mapping[str, Callable[[bytes], None]],
+        canary: Callable[[str, bytes], None],
+    ) -> None:
+        """Say who is told what arrives; before anything else.
+
+        ``plain`` are channels that are not of calls, and who takes their messages.
+        """
+        self._listener, self._on_canary = listener, canary
         self._plain = {channel.encode(): take for channel, take in plain.items()}
+
+    async def start(self) -> None:
+        """Connect; raises ``Unavailable``."""
         await self._keeper.start()
+        self._tasks.spawn(self._watch_silence())
+
+    def start_soon(self) -> None:
+        """Connect as soon as the server can be reached."""
+        self._keeper.start_soon()
         self._tasks.spawn(self._watch_silence())
 
     async def aclose(self) -> None:
@@ -107,6 +146,29 @@ class Subscriber:
         if channel in self._wanted:
             self._leave(channel)
 
+    def drop(self, cid: str, why: str) -> None:
+        """Give up the connection that a call is subscribed on, and make another."""
+        self._keeper.drop(why)
+
+    # -- for a Cluster, where a channel may move --------------------------------------------------
+
+    def release(self, channel: bytes, *, is_ended: bool) -> tuple[str, asyncio.Future[None] | None]:
+        """Give a channel up, unless the server has; return its call and who waits for it."""
+        cid = self._wanted.pop(channel)
+        confirmed = self._confirmed.pop(channel)
+        if not is_ended:
+            self._send("SUNSUBSCRIBE", channel)
+        return cid, None if confirmed.done() else confirmed
+
+    def adopt(self, channel: bytes, cid: str, waiting: asyncio.Future[None] | None) -> None:
+        """Subscribe to what another node has given up, then say what may have been missed."""
+        self._wanted[channel] = cid
+        confirmed = self._expect(channel)
+        if waiting is not None:
+            confirmed.add_done_callback(partial(_pass_on, waiting))
+        if self.is_connected:
+            self._resubscribe([channel])
+
     def _leave(self, channel: bytes) -> None:
         del self._wanted[channel]
         confirmed = self._confirmed.pop(channel)
@@ -124,6 +186,7 @@ class Subscriber:
         if not self.is_connected:
             return
         self._unanswered[channel] += 1
+        self._asked.append(channel)
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outgoing.append(pack((command, channel)))
@@ -165,6 +228,8 @@ class Subscriber:
             self._listener.on_publication(cid, None, message[HEADER_SIZE:])
         elif kind == ROSTER and message[HEADER_SIZE:] != self._node:
             self._listener.on_roster(cid)
+        elif kind == CANARY:
+            self._on_canary(cid, message[HEADER_SIZE:])
 
     def _epoch(self, name: bytes) -> str:
         """Decode an epoch's name, once: a call has one for as long as nothing fails."""
@@ -174,23 +239,39 @@ class Subscriber:
         return epoch
 
     def _on_other(self, reply: Any) -> None:
-        if isinstance(reply, ReplyError):
+        if not isinstance(reply, ReplyError):
+            return
+        moved = str(reply).startswith(("MOVED ", "CLUSTERDOWN"))
+        if self._elsewhere is None or not moved:
             self._keeper.drop(f"Redis refused a subscription: {reply}")
+        elif self._asked:  # else it is about one that was ended before it was given up
+            channel = self._asked[0]
+            if self._was_last_answer(channel) and channel in self._wanted:
+                self._elsewhere(self, channel)
 
     def _answered(self, channel: bytes, *, is_subscribed: bool) -> None:
-        asked = self._unanswered[channel]
-        if asked > 1:
-            self._unanswered[channel] -= 1
-            return
-        del self._unanswered[channel]
-        if channel not in self._wanted:
+        was_asked = bool(self._unanswered[channel])
+        if not self._was_last_answer(channel) or channel not in self._wanted:
             return
         if is_subscribed:
             if not (confirmed := self._confirmed[channel]).done():
                 confirmed.set_result(None)
-        elif not asked:
-            # Redis ended it by itself, e.g. because the slot has moved.
-            self._resubscribe([channel])
+        elif not was_asked:
+            # Redis ended it by itself, because the slot has moved.
+            if self._elsewhere is None:
+                self._resubscribe([channel])
+            else:
+                self._elsewhere(self, channel)
+
+    def _was_last_answer(self, channel: bytes) -> bool:
+        """Count an answer; tell whether no other one to this channel is due."""
+        if self._asked and self._asked[0] == channel:
+            self._asked.popleft()
+        if self._unanswered[channel] > 1:
+            self._unanswered[channel] -= 1
+            return False
+        del self._unanswered[channel]
+        return True
 
     # -- what the keeper tells ------------------------------------------------------------------
 
@@ -202,6 +283,7 @@ class Subscriber:
         """Subscribe again to everything that is wanted."""
         self._outgoing.clear()
         self._unanswered.clear()
+        self._asked.clear()
         if self._wanted:
             self._resubscribe(list(self._wanted))
 
@@ -226,10 +308,11 @@ class Subscriber:
                 if self._confirmed[channel].done():
                     self._expect(channel)
                 self._send("SSUBSCRIBE", channel)
-            if wanted:
-                await asyncio.wait([self._confirmed[channel] for channel in wanted])
+            if waiting := [self._confirmed[c] for c in wanted if c in self._confirmed]:
+                await asyncio.wait(waiting)
         cids = [self._wanted[channel] for channel in channels if channel in self._wanted]
-        self._listener.on_interrupted(cids)
+        if cids := [cid for cid in cids if not is_canary(cid)]:
+            self._listener.on_interrupted(cids)
 
     async def _watch_silence(self) -> None:
         """Ping, and give up a connection that no longer says anything."""
@@ -243,3 +326,17 @@ class Subscriber:
                 self._keeper.drop("Redis is silent")
             else:
                 connection.write(ping)
+
+
+def _ignore(_: str, __: bytes, /) -> None:
+    """Stand in until somebody sends canaries."""
+
+
+def _pass_on(waiting: asyncio.Future[None], confirmed: asyncio.Future[None]) -> None:
+    """Tell who waits for a subscription how the one that took its place has ended."""
+    if waiting.done() or confirmed.cancelled():
+        return
+    if (error := confirmed.exception()) is not None:
+        waiting.set_exception(error)
+    else:
+        waiting.set_result(None)

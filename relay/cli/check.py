@@ -16,7 +16,9 @@ import click
 import redis
 
 from relay import settings
+from relay.broker import clients
 from relay.broker.keyspace import Keyspace
+from relay.broker.redis_url import Place, Shape
 from relay.cli import credentials, options
 from relay.settings import Settings, SettingsError
 
@@ -103,45 +105,69 @@ def _certificate(chosen: Settings) -> Finding:
 
 
 def _redis(chosen: Settings) -> Iterator[Finding]:
-    """Ask Redis everything on one connection; what it does not answer ends the questions."""
+    """Ask Redis everything; what it does not answer ends the questions."""
     try:
-        client = redis.Redis.from_url(
+        place = Place.parse(chosen.redis_url)
+    except SettingsError as error:
+        yield Finding("fail", str(error))
+        return
+    try:
+        client = clients.blocking(
             chosen.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
         )
-    except ValueError:  # its text may quote a piece of the password
-        yield Finding(
-            "fail",
-            "RELAY_REDIS_URL must look like redis://user:password@host:6379/0, special characters "
-            "percent-encoded",
-        )
-        return
-    with client:
         try:
-            facts: dict[str, Any] = client.info()
-            yield _version(facts)
-            yield from _roles(facts)
-            yield from _memory(facts)
-            yield _partitions(client, chosen)
-            yield _script(client, chosen)
-            yield _latency(client)
-        except redis.RedisError as error:
-            yield Finding("fail", f"Redis: {error}")
+            yield from _answers(client, place, chosen)
+        finally:
+            clients.close(client)
+    except redis.RedisError as error:
+        yield Finding("fail", f"Redis: {error}")
 
 
-def _version(facts: dict[str, Any]) -> Finding:
+def _answers(client: redis.Redis, place: Place, chosen: Settings) -> Iterator[Finding]:
+    for name, server in _servers(client, place):
+        facts: dict[str, Any] = server.info()
+        yield _version(facts, name)
+        yield from _roles(facts, place)
+        yield from _memory(facts)
+        yield from _replicas(facts, chosen)
+    yield _partitions(client, chosen)
+    yield _script(client, chosen)
+    yield _latency(client)
+
+
+def _servers(client: Any, place: Place) -> Iterator[tuple[str, redis.Redis]]:
+    """Yield every server that would keep events, with a name where there are several."""
+    if place.shape is not Shape.CLUSTER:
+        yield ("" if place.shape is Shape.SINGLE else str(place)), client
+        return
+    for node in sorted(client.get_primaries(), key=lambda node: str(node.name)):
+        yield node.name, client.get_redis_connection(node)
+
+
+def _version(facts: dict[str, Any], where: str = "") -> Finding:
     name = "Valkey" if "valkey_version" in facts else "Redis"
     version = str(facts.get("valkey_version", facts.get("redis_version", "0")))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
         return Finding("fail", f"{name} {version} is too old: 7.0 or newer is needed")
-    return Finding("ok", f"{name} {version}")
+    return Finding("ok", f"{name} {version}{where and f' at {where}'}")
 
 
-def _roles(facts: dict[str, Any]) -> Iterator[Finding]:
+def _roles(facts: dict[str, Any], place: Place) -> Iterator[Finding]:
     if facts.get("role") != "master":
         yield Finding("fail", "this Redis is a replica: RELAY_REDIS_URL must name the primary")
-    if facts.get("cluster_enabled"):
-        yield Finding("fail", "this Redis is a node of a Cluster: redis:// is for a single one")
+    if facts.get("cluster_enabled") and place.shape is not Shape.CLUSTER:
+        yield Finding("fail", "this Redis is a node of a Cluster: write redis+cluster://…")
+
+
+def _replicas(facts: dict[str, Any], chosen: Settings) -> Iterator[Finding]:
+    connected = int(facts.get("connected_slaves", 0))
+    if connected < chosen.redis_replicas:
+        yield Finding(
+            "fail",
+            f"{connected} of the {chosen.redis_replicas} replicas are connected that "
+            "RELAY_REDIS_REPLICAS asks for: every event would be answered 503",
+        )
 
 
 def _memory(facts: dict[str, Any]) -> Iterator[Finding]:
@@ -180,7 +206,7 @@ def _partitions(client: redis.Redis, chosen: Settings) -> Finding:
 def _script(client: redis.Redis, chosen: Settings) -> Finding:
     """Run a script that does what the publish step needs, and compare the clocks."""
     key = f"{chosen.redis_prefix}check:{os.getpid()}"
-    seconds, replication = client.eval(_PROOF, 1, key)
+    seconds, replication = client.eval(_PROOF, 1, key)  # one key: a Cluster knows where
     skew = abs(time.time() - int(seconds))
     if "master_replid" not in replication.decode():
         return Finding("fail", "INFO replication in a script does not tell the replication id")

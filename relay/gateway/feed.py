@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, NamedTuple
 
-from relay.broker import History
+from relay.broker import Entry, History
 from relay.events import Position
 
 HOLD_LIMIT: Final = 512
@@ -31,13 +31,14 @@ class Verdict(Enum):
 
 
 class Filled(NamedTuple):
-    """What a page brought: bodies to deliver in order; ``lost``: something before them is missing.
+    """What a page brought: bodies to deliver in order.
 
+    ``lost`` is None, or the position after which they continue: something before it is missing.
     ``done``: following again; otherwise another page is needed.
     """
 
     bodies: list[bytes]
-    lost: bool
+    lost: Position | None
     done: bool
 
 
@@ -80,15 +81,15 @@ class Feed:
 
     def page(self, history: History) -> Filled:
         """Take the page that was read after the offset that ``reading`` gave."""
-        lost = not history.continues(self.position)
-        if lost:
-            self.position = history.top
-            bodies = []
-        else:
-            fresh = history.after(self.position.offset)
-            bodies = [entry.body for entry in fresh]
-            offset = fresh[-1].offset if fresh else self.position.offset
-            self.position = Position(history.top.epoch, offset)
+        lost = None
+        if not history.continues(self.position):
+            lost = self.position = _resumption(history, self.position)
+        fresh = _joined(history, self.position.offset)
+        bodies = [entry.body for entry in fresh]
+        if fresh:
+            self.position = Position(history.top.epoch, fresh[-1].offset)
+        elif lost is None:
+            self.position = Position(history.top.epoch, self.position.offset)
         done = self.position.offset >= history.top.offset and self._replay(bodies)
         self.repairing = not done
         return Filled(bodies, lost, done)
@@ -113,3 +114,26 @@ class Feed:
                 return False
             # Else it arrived before the read, and history did not have it: a failover lost it.
         return not self._overflowed
+
+
+def _resumption(history: History, seen: Position) -> Position:
+    """Return the position from which on history is news to who had seen all up to ``seen``.
+
+    Where it lies below what was seen, the page does not reach down to it.
+    """
+    at = min(seen.offset, history.top.offset)
+    if not history.is_good(seen):
+        names = [epoch.name for epoch in history.epochs]
+        following = names.index(seen.epoch) + 1 if seen.epoch in names else 0
+        if following < len(names):
+            at = min(at, history.epochs[following].start - 1)
+    if at == seen.offset:
+        kept = history.after(at)
+        at = kept[0].offset - 1 if kept else history.top.offset
+    return Position(history.top.epoch, at)
+
+
+def _joined(history: History, offset: int) -> tuple[Entry, ...]:
+    """Return the entries above ``offset``, none when the page begins higher."""
+    fresh = history.after(offset)
+    return fresh if fresh and fresh[0].offset == offset + 1 else ()

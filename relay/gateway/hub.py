@@ -273,9 +273,9 @@ class Hub:
                     await self._pause(failures)
                     continue
                 filled = call.feed.page(history)
-                lost = lost or filled.lost
-                if filled.lost:
-                    self._add(call, frames.lost(call.cid, history.top))
+                if filled.lost is not None:
+                    lost = True
+                    self._add(call, frames.lost(call.cid, filled.lost))
                 for body in filled.bodies:
                     self._add(call, body)
                 if filled.done:

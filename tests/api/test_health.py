@@ -26,7 +26,7 @@ async def test_a_process_that_is_not_ready_says_why(relay: Edges) -> None:
     relay.problems |= {"redis": "does not answer", "policy": None}
     response = await relay.client.get("/readyz")
     assert (response.status_code, response.json()["code"]) == (503, -1)
-    assert response.json().keys() == SIX_KEYS | {"status", "checks"}
+    assert response.json().keys() == SIX_KEYS | {"status", "checks", "warnings"}
     assert response.json()["checks"] == {"redis": "does not answer", "policy": "ok"}
     assert response.json()["message"] == "not ready: redis: does not answer"
     assert response.headers["retry-after"] == "1"

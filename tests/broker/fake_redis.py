@@ -19,8 +19,20 @@ class FakeRedis:
         self.commands: list[list[bytes]] = []
         self.writers: list[asyncio.StreamWriter] = []
         self.url = ""
+        self._is_refusing = False
+
+    def refuse(self) -> None:
+        """Hang up on whoever connects from now on."""
+        self._is_refusing = True
+
+    def accept(self) -> None:
+        """Serve them again."""
+        self._is_refusing = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_refusing:
+            writer.transport.abort()
+            return
         self.writers.append(writer)
         parser = hiredis.Reader()
         with contextlib.suppress(OSError):

@@ -15,6 +15,7 @@ class Proxy:
     def __init__(self, server: RedisServer) -> None:
         self.is_mute = False
         self.is_deaf = False
+        self.delay_s = 0.0
         self.url = ""
         self.connections = 0
         self._server = server
@@ -27,6 +28,10 @@ class Proxy:
     def deafen(self) -> None:
         """From now on lose what is asked on the connections that stand."""
         self.is_deaf = True
+
+    def swallow(self) -> None:
+        """From now on lose everything, on new connections too, until they are cut."""
+        self.is_mute = self.is_deaf = True
 
     def cut(self) -> None:
         """End every connection; new ones work."""
@@ -53,6 +58,8 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 if not (self.is_mute if replies else self.is_deaf):
                     writer.write(data)
         writer.close()

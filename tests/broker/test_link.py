@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from relay.broker.link import Link
+from relay.broker.link import Link, Replicas
+from relay.broker.requests import Commands
 from relay.broker.resp import Address
 from relay.broker.scripts import PUBLISH
 from relay.errors import Unavailable
@@ -22,22 +23,33 @@ OK = b"+OK\r\n"
 
 @asynccontextmanager
 async def linked(
-    answer: Answer, *, timeout_s: float = 5.0, bound: int = 1000
-) -> AsyncIterator[tuple[Link, FakeRedis]]:
+    answer: Answer,
+    *,
+    timeout_s: float = 5.0,
+    bound: int = 1000,
+    replicas: Replicas | None = None,
+) -> AsyncIterator[tuple[Commands, FakeRedis]]:
     async with faking(answer) as fake:
         link = Link(
             Address.parse(fake.url),
             "test:link",
             scripts=[PUBLISH],
-            timeout_s=timeout_s,
-            bound=bound,
+            away_after_s=timeout_s,
             changed=lambda: None,
+            replicas=replicas,
         )
-        await link.start()
+        commands = Commands(link, timeout_s=timeout_s, bound=bound)
+        await commands.start()
         try:
-            yield link, fake
+            yield commands, fake
         finally:
-            await link.aclose()
+            await commands.aclose()
+
+
+def of(commands: Commands) -> Link:
+    link = commands._carrier
+    assert isinstance(link, Link)
+    return link
 
 
 def echo(command: list[bytes]) -> bytes:
@@ -48,7 +60,7 @@ def asked(fake: FakeRedis) -> list[bytes]:
     return [command[-1] for command in fake.commands]
 
 
-def ask(link: Link, *names: str, repeatable: bool = True) -> list[asyncio.Task[object]]:
+def ask(link: Commands, *names: str, repeatable: bool = True) -> list[asyncio.Task[object]]:
     return [
         asyncio.create_task(link.request("ECHO", name, repeatable=repeatable)) for name in names
     ]
@@ -69,7 +81,7 @@ async def test_each_request_gets_its_own_answer() -> None:
 async def test_requests_of_one_turn_leave_in_one_write() -> None:
     async with linked(echo) as (link, _):
         writes: list[bytes] = []
-        connection = link._keeper.connection
+        connection = of(link)._keeper.connection
         assert connection is not None
         write = connection.write
         connection.write = lambda data: (writes.append(data), write(data))[1]  # type: ignore[method-assign]
@@ -196,18 +208,18 @@ async def test_an_unread_socket_lets_requests_wait_where_they_can_expire() -> No
         fake.writers[0].transport.pause_reading()  # type: ignore[attr-defined]
         big = "x" * 200_000
         tasks = [asyncio.create_task(link.request("ECHO", big)) for _ in range(100)]
-        connection = link._keeper.connection
+        connection = of(link)._keeper.connection
         assert connection is not None
         await until(lambda: not connection.is_writable, "the socket is full")
-        assert link._queue
+        assert of(link)._queue
         fake.writers[0].transport.resume_reading()  # type: ignore[attr-defined]
         assert await asyncio.gather(*tasks) == [big.encode()] * 100
 
 
 async def test_a_new_connection_ends_what_is_left_of_the_old_one() -> None:
     async with linked(echo) as (link, _):
-        assert link.preamble()[1] == [("CLIENT", "KILL", "ID", "7", "ADDR", "1.2.3.4:5")]
-        assert link.preamble()[0] == [("SCRIPT", "LOAD", PUBLISH.text)]
+        assert of(link).preamble()[1] == [("CLIENT", "KILL", "ID", "7", "ADDR", "1.2.3.4:5")]
+        assert of(link).preamble()[0] == [("SCRIPT", "LOAD", PUBLISH.text)]
 
 
 async def test_an_unknown_byte_ends_the_connection_and_nothing_is_lost() -> None:
@@ -221,3 +233,62 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
         fake.writers[0].write(b"+surprise\r\n")
         await until(lambda: len(fake.writers) == 2 and link.is_connected, "another connection")
         assert await link.request("ECHO", "a") == b"a"
+
+
+# -- replicas -------------------------------------------------------------------------------------
+
+
+def replicated(replies: list[bytes]) -> Callable[[list[bytes]], bytes]:
+    """Answer each WAIT with the next reply, the rest as ``echo``."""
+    waits = iter(replies)
+    return lambda command: next(waits) if command[0] == b"WAIT" else echo(command)
+
+
+async def test_requests_are_answered_once_replicas_have_them() -> None:
+    async with linked(replicated([b":1\r\n"]), replicas=Replicas(1, 0.7)) as (link, fake):
+        assert await asyncio.gather(*ask(link, "a", "b")) == [b"a", b"b"]
+        assert fake.commands[-3:] == [[b"ECHO", b"a"], [b"ECHO", b"b"], [b"WAIT", b"1", b"700"]]
+
+
+async def test_what_too_few_replicas_have_is_not_accepted() -> None:
+    answers = replicated([b":1\r\n", b":2\r\n"])
+    async with linked(answers, replicas=Replicas(2, 0.7)) as (link, _):
+        outcomes = await asyncio.gather(*ask(link, "a", "b"), return_exceptions=True)
+        assert [getattr(outcome, "reason", None) for outcome in outcomes] == ["replicas_short"] * 2
+        assert await asyncio.gather(*ask(link, "a", "b")) == [b"a", b"b"]
+
+
+async def test_what_waits_for_replicas_is_sent_again_first() -> None:
+    async with linked(lambda command: None, replicas=Replicas(1, 0.7)) as (link, fake):
+        first, once = (*ask(link, "a"), *ask(link, "once", repeatable=False))
+        await until(lambda: len(fake.commands) == 3, "they have arrived")
+        fake.writers[0].write(b"+a\r\n+once\r\n")
+        await until(lambda: len(of(link)._unsafe) == 2, "they wait for replicas")
+        later = ask(link, "b")
+        fake.answer = replicated([b":1\r\n"])
+        fake.writers[0].transport.abort()
+        assert await asyncio.gather(first, *later) == [b"a", b"b"]
+        with pytest.raises(Unavailable, match="the outcome is unknown"):
+            await once
+
+
+# -- known to be away -----------------------------------------------------------------------------
+
+
+async def test_a_redis_that_has_been_away_for_long_is_not_waited_for() -> None:
+    async with linked(echo, timeout_s=0.1) as (link, fake):
+        fake.refuse()
+        fake.writers[0].transport.abort()
+        [waiting] = ask(link, "a")
+        with pytest.raises(Unavailable, match="did not answer"):
+            await waiting
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with pytest.raises(Unavailable, match="Redis is away") as away:
+            await link.request("ECHO", "b")
+        assert loop.time() - started < 0.05
+        assert away.value.retry_after == 1
+        fake.accept()
+        await until(lambda: link.is_connected, "it is back")
+        assert await link.request("ECHO", "c") == b"c"
+        assert asked(fake)[-1:] == [b"c"]

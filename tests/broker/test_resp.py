@@ -77,6 +77,17 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
             await address.open("test", [("PING",)])
 
 
+async def test_what_may_be_refused_comes_before_what_a_connection_needs() -> None:
+    """What ends the last connection must, or that could still run what this one loads."""
+    async with faking(
+        lambda command: b"-NOPERM\r\n" if command[0] == b"MAY" else b"+OK\r\n"
+    ) as fake:
+        connection = await Address.parse(fake.url).open("test", [("MUST",)], [("MAY",)])
+        assert fake.commands == [[b"MAY"], [b"MUST"]]
+        assert connection.answers == [b"OK"]
+        connection.abort("enough")
+
+
 async def test_a_server_that_hangs_up_is_told() -> None:
     async with faking(lambda command: fake.writers[0].transport.abort()) as fake:
         with pytest.raises(Unavailable, match="closed the new connection"):

@@ -49,7 +49,8 @@ async def subscribed(
             ping_s=0.02,
             silence_s=silence_s,
         )
-        await subscriber.start(recorder, {KEYS.live: recorder.on_live})
+        subscriber.listen(recorder, {KEYS.live: recorder.on_live}, lambda cid, token: None)
+        await subscriber.start()
         try:
             yield subscriber, fake
         finally:

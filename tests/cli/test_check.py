@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from relay.broker.redis_url import Place
 from relay.cli import check, credentials
 from tests.cli.conftest import Relay
+from tests.redis_shapes import Cluster, Watched
 
 GOOD = {"RELAY_API_KEY": "key", "RELAY_API_SECRET": "s" * 40}
 
@@ -129,7 +131,7 @@ def test_nobody_listening_fails_without_showing_the_password(relay: Relay) -> No
 def test_what_is_no_redis_url_fails_without_showing_it(relay: Relay, url: str) -> None:
     answer = relay("check", "--redis-url", url, **GOOD)
     assert answer.exit_code == 1
-    assert "fail: RELAY_REDIS_URL must look like" in answer.output
+    assert "fail: RELAY_REDIS_URL must be" in answer.output
     assert "hu" not in answer.output.partition("RELAY_REDIS_URL")[2]
 
 
@@ -188,5 +190,22 @@ def test_the_version_decides(facts: dict[str, str], level: str, text: str) -> No
 
 
 def test_a_cluster_s_node_fails() -> None:
-    (finding,) = check._roles({"role": "master", "cluster_enabled": 1})
+    (finding,) = check._roles({"role": "master", "cluster_enabled": 1}, Place.parse("redis://h"))
     assert finding.level == "fail"
+
+
+@pytest.mark.parametrize("shape", ["redis_sentinel", "redis_cluster"])
+def test_redis_in_another_shape_is_proven_server_by_server(
+    shape: str, relay: Relay, request: pytest.FixtureRequest
+) -> None:
+    server: Watched | Cluster = request.getfixturevalue(shape)
+    answer = relay("check", "--redis-url", server.url, **GOOD)
+    assert answer.exit_code == 0, answer.output
+    assert answer.output.count("noeviction") == (3 if shape == "redis_cluster" else 1)
+    assert "latency" in answer.output
+
+
+def test_replicas_that_are_asked_for_and_missing_fail(relay: Relay, redis_url: str) -> None:
+    answer = relay("check", "--redis-url", redis_url, "--redis-replicas", "1", **GOOD)
+    assert answer.exit_code == 1
+    assert "fail: 0 of the 1 replicas" in answer.output

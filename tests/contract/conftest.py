@@ -13,10 +13,10 @@ from tests.redis_server import redis_server
 __all__ = ["redis_server"]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis_server", "redis_sentinel", "redis_cluster"])
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     kind = request.param
-    made = MemoryRig() if kind == "memory" else RedisRig(request.getfixturevalue("redis_server"))
+    made = MemoryRig() if kind == "memory" else RedisRig(request.getfixturevalue(kind))
     async with closing(made):
         yield made
 

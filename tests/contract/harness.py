@@ -18,7 +18,6 @@ from relay.broker.memory_sessions import MemorySessions
 from relay.broker.redis import RedisBroker, RedisSessions, RedisStore
 from relay.broker.seats import Sessions
 from relay.events import Event, Position, fingerprint
-from tests.redis_server import RedisServer
 
 CID = "default:demo"
 OTHER = "default:other"
@@ -173,10 +172,20 @@ class MemoryRig:
         self._now_ns += int(seconds * 1e9)
 
 
+class Redis(Protocol):
+    """A Redis in any shape: ``tests.redis_server`` and ``tests.redis_shapes`` have them."""
+
+    url: str
+
+    def client(self) -> Any:
+        """Return a blocking client of one server."""
+        ...
+
+
 class RedisRig:
     """Brokers on one Redis, under a prefix of their own."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: Redis) -> None:
         self.server = server
         self.prefix = f"test-{uuid4().hex}:"
         self.started: list[RedisBroker] = []

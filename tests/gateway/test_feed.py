@@ -55,7 +55,7 @@ def test_a_jump_begins_a_repair_and_the_rest_is_held() -> None:
     assert feed.live(Position("e1", 7), body(7)) is Verdict.HOLD
     assert feed.reading() == 4
     filled = feed.page(history(7, 5))
-    assert filled == ([body(5), body(6), body(7)], False, True)
+    assert filled == ([body(5), body(6), body(7)], None, True)
     assert feed.live(Position("e1", 8), body(8)) is Verdict.DELIVER
 
 
@@ -85,16 +85,16 @@ def test_a_gap_among_what_was_held_since_the_read_is_read_again() -> None:
     feed.reading()
     feed.live(Position("e1", 5), body(5))
     filled = feed.page(history(2, 1))
-    assert filled == ([body(1), body(2)], False, False)
+    assert filled == ([body(1), body(2)], None, False)
     assert feed.reading() == 2
-    assert feed.page(history(5, 3)) == ([body(3), body(4), body(5)], False, True)
+    assert feed.page(history(5, 3)) == ([body(3), body(4), body(5)], None, True)
 
 
 def test_what_was_held_before_the_read_and_is_not_in_history_never_happened() -> None:
     feed = feed_at(2)
     feed.live(Position("e1", 9), body(9))
     feed.reading()
-    assert feed.page(history(3, 3)) == ([body(3)], False, True)
+    assert feed.page(history(3, 3)) == ([body(3)], None, True)
     assert feed.live(Position("e1", 4), body(4)) is Verdict.DELIVER
 
 
@@ -102,25 +102,37 @@ def test_a_page_that_ends_before_the_top_asks_for_another() -> None:
     feed = feed_at(0)
     feed.live(Position("e1", 4), body(4))
     feed.reading()
-    assert feed.page(history(4, 1, 2)) == ([body(1), body(2)], False, False)
+    assert feed.page(history(4, 1, 2)) == ([body(1), body(2)], None, False)
     assert feed.reading() == 2
-    assert feed.page(history(4, 3)) == ([body(3), body(4)], False, True)
+    assert feed.page(history(4, 3)) == ([body(3), body(4)], None, True)
 
 
-def test_trimmed_history_is_reported_and_continues_at_the_top() -> None:
+def test_trimmed_history_is_reported_and_continues_with_what_is_left() -> None:
     feed = feed_at(2)
     feed.live(Position("e1", 9), body(9))
     feed.reading()
     feed.live(Position("e1", 10), body(10))
-    assert feed.page(history(9, 5)) == ([body(10)], True, True)
+    left = [body(offset) for offset in range(5, 11)]
+    assert feed.page(history(9, 5)) == (left, Position("e1", 4), True)
     assert feed.position == ("e1", 10)
+
+
+def test_history_of_which_nothing_is_left_continues_at_the_top() -> None:
+    feed = feed_at(2)
+    feed.reading()
+    assert feed.page(history(9, 10)) == ([], Position("e1", 9), True)
 
 
 def test_a_position_that_a_failover_replaced_is_reported() -> None:
     feed = feed_at(7)
     feed.reading()
-    filled = feed.page(history(8, 5, epochs=(E1, Epoch("e2", 6))))
-    assert filled == ([], True, True)
+    epochs = (E1, Epoch("e2", 6))
+    filled = feed.page(history(8, 8, epochs=epochs))
+    assert filled == ([], Position("e2", 5), False)
+    # What stands now where other events stood before is delivered too.
+    assert feed.reading() == 5
+    filled = feed.page(history(8, 6, epochs=epochs))
+    assert filled == ([body(6), body(7), body(8)], None, True)
     assert feed.position == ("e2", 8)
 
 
@@ -134,14 +146,34 @@ def test_a_call_that_forgot_everything_is_reported() -> None:
     feed = feed_at(3)
     feed.reading()
     filled = feed.page(History(Position("new", 0), (Epoch("new", 1),), ()))
-    assert filled == ([], True, True)
+    assert filled == ([], Position("new", 0), True)
     assert feed.live(Position("new", 1), body(1)) is Verdict.DELIVER
+
+
+def test_a_call_that_forgot_everything_goes_on_with_what_came_since() -> None:
+    feed = feed_at(9)
+    feed.reading()
+    epochs = (Epoch("new", 1),)
+    assert feed.page(history(2, 3, epochs=epochs)) == ([], Position("new", 0), False)
+    assert feed.reading() == 0
+    assert feed.page(history(2, 1, epochs=epochs)) == ([body(1), body(2)], None, True)
+
+
+def test_an_epoch_that_has_left_the_table_goes_on_where_the_table_begins() -> None:
+    feed = feed_at(9, "older")
+    feed.reading()
+    epochs = (Epoch("e2", 5), Epoch("e3", 12))
+    assert feed.page(history(13, 10, epochs=epochs)) == ([], Position("e3", 4), False)
+    early = feed_at(2, "older")
+    early.reading()
+    filled = early.page(history(6, 3, epochs=(Epoch("e2", 5),)))
+    assert filled == ([body(n) for n in (3, 4, 5, 6)], Position("e2", 2), True)
 
 
 def test_a_read_that_finds_nothing_missing_ends_the_repair() -> None:
     feed = feed_at(3)
     feed.reading()
-    assert feed.page(history(3, 4)) == ([], False, True)
+    assert feed.page(history(3, 4)) == ([], None, True)
     assert not feed.repairing
 
 
@@ -232,8 +264,8 @@ class World:
             return
         page, self.page_read, self.page_asked = self.page_read, None, None
         filled = self.feed.page(page)
-        if filled.lost:
-            self.told.append(page.top)
+        if filled.lost is not None:
+            self.told.append(filled.lost)
         self.told += filled.bodies
         if not filled.done:
             self.page_asked = self.feed.reading()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hashlib import sha1
 from pathlib import Path
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -16,6 +17,10 @@ __all__ = [
     "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES",
     "NOTIFY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "Script",
 ]  # fmt: skip
+
+COPIES: Final = 1024
+"""Redis never forgets a script: so few that they cost it a few megabytes, so many that two live
+processes hardly ever share one."""
 
 _HERE: Final = Path(__file__).parent
 
@@ -26,11 +31,23 @@ class Script(msgspec.Struct, frozen=True):
     text: str
     sha: str
 
+    @classmethod
+    def of(cls, text: str) -> Script:
+        """Return the script of a text."""
+        return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    def copy(self, name: str) -> Script:
+        """Return a copy that Redis knows as another script, one of ``COPIES``.
+
+        After a SCRIPT FLUSH every step on its way must fail until its own process has loaded the
+        script again. Would another process's loading do, a step could pass one that has failed.
+        """
+        return Script.of(f"{self.text}-- copy {crc32(name.encode()) % COPIES}\n")
+
 
 def _load(name: str) -> Script:
     flags, _, body = (_HERE / f"{name}.lua").read_text("utf-8").partition("\n")
-    text = "\n".join((flags, (_HERE / "common.lua").read_text("utf-8"), body))
-    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script.of("\n".join((flags, (_HERE / "common.lua").read_text("utf-8"), body)))
 
 
 CONNECTIONS: Final = _load("connections")

@@ -1,0 +1,156 @@
+"""Prove that events flow: a canary through publish → Redis → this process's own subscription.
+
+One for each connection that publications arrive on, every second. One that is late says which hop
+does not work; one that Redis took and that did not come back has its connection replaced, whereupon
+the primary is looked for anew and all positions are compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Final, Protocol
+
+from relay import logs, metrics
+from relay.errors import Unavailable
+from relay.tasks import Tasks
+
+log = logs.get(__name__)
+
+EVERY_S: Final = 1.0
+LATE_S: Final = 3.5
+"""Without a canary for that long events do not flow; with ``EVERY_S`` it is told within 5 s."""
+HEAL_EVERY_S: Final = 5.0
+
+PUBLISH: Final = "publish"
+SUBSCRIPTION: Final = "subscription"
+HOPS: Final = (PUBLISH, SUBSCRIPTION)
+
+
+class Canary:
+    """What is known of one canary; times are the loop's, in seconds. Pure."""
+
+    def __init__(self, now: float) -> None:
+        self.taken_at = now
+        self.heard_at = now
+        self.healed_at = now
+        self.failure = "it does not answer"
+
+    def problem(self, now: float) -> tuple[str, str] | None:
+        """Return the hop that does not work and why, None while events flow."""
+        if now - self.heard_at <= LATE_S:
+            return None
+        late_s = now - self.heard_at
+        if self.taken_at > self.heard_at + EVERY_S:
+            return SUBSCRIPTION, (
+                f"Redis takes events, but none has come back to this process for {late_s:.0f} s"
+            )
+        return PUBLISH, f"Redis has taken no event for {late_s:.0f} s: {self.failure}"
+
+    def is_to_heal(self, now: float) -> bool:
+        """Tell, once in a while, that the connection should be replaced."""
+        problem = self.problem(now)
+        if problem is None or problem[0] != SUBSCRIPTION:
+            return False
+        if now - self.healed_at < HEAL_EVERY_S:
+            return False
+        self.healed_at = now
+        return True
+
+
+class Subscriptions(Protocol):
+    """What canaries need of a subscriber."""
+
+    async def subscribe(self, cid: str) -> None:
+        """Subscribe to what is published under ``cid``."""
+
+    def unsubscribe(self, cid: str) -> None:
+        """Unsubscribe."""
+
+    def drop(self, cid: str, why: str) -> None:
+        """Replace the connection that ``cid`` is subscribed on."""
+
+
+class Canaries:
+    """The canaries of a process. ``cids`` names those there should be now, one a connection."""
+
+    def __init__(
+        self,
+        publish: Callable[[str, bytes], Awaitable[object]],
+        subscriptions: Subscriptions,
+        cids: Callable[[], Collection[str]],
+    ) -> None:
+        self._publish = publish
+        self._subscriptions = subscriptions
+        self._cids = cids
+        self._canaries: dict[str, Canary] = {}
+        self._publishing: dict[str, asyncio.Task[None]] = {}
+        self._tasks = Tasks("canaries")
+
+    def start(self) -> None:
+        """Send canaries from now on."""
+        self._tasks.spawn(self._run())
+
+    async def aclose(self) -> None:
+        """Send no more."""
+        await self._tasks.aclose()
+
+    def problems(self) -> Mapping[str, str | None]:
+        """Return what is wrong with each hop, None where nothing is."""
+        now = asyncio.get_running_loop().time()
+        problems: dict[str, str | None] = dict.fromkeys(HOPS)
+        for canary in self._canaries.values():
+            if (problem := canary.problem(now)) is not None:
+                problems[problem[0]] = problem[1]
+        return problems
+
+    def on_canary(self, cid: str, token: bytes) -> None:
+        """Learn that one has come back; its token is when it was sent, in loop time."""
+        if (canary := self._canaries.get(cid)) is not None:
+            now = asyncio.get_running_loop().time()
+            canary.heard_at = now
+            metrics.CANARY_SECONDS.observe(now - float(token))
+
+    async def _run(self) -> None:
+        while True:
+            now = asyncio.get_running_loop().time()
+            self._choose(now)
+            for cid, canary in self._canaries.items():
+                if canary.is_to_heal(now):
+                    metrics.CANARIES_MISSED.inc()
+                    log.error("events do not come back from redis", canary=cid)
+                    self._subscriptions.drop(cid, "a canary did not come back")
+                if cid not in self._publishing:
+                    self._send(cid, canary, now)
+            await asyncio.sleep(EVERY_S)
+
+    def _choose(self, now: float) -> None:
+        """Begin and end canaries, so that there is one for each connection."""
+        wanted = set(self._cids())
+        for cid in wanted - self._canaries.keys():
+            self._canaries[cid] = Canary(now)
+            self._tasks.spawn(self._subscribe(cid))
+        for cid in self._canaries.keys() - wanted:
+            del self._canaries[cid]
+            self._subscriptions.unsubscribe(cid)
+
+    async def _subscribe(self, cid: str) -> None:
+        while cid in self._canaries:
+            try:
+                await self._subscriptions.subscribe(cid)
+                return
+            except Unavailable:
+                await asyncio.sleep(EVERY_S)
+
+    def _send(self, cid: str, canary: Canary, now: float) -> None:
+        """Publish one; the next is not sent before Redis has answered this one."""
+        task = self._publishing[cid] = self._tasks.spawn(self._sent(cid, canary, now))
+        task.add_done_callback(lambda _: self._publishing.pop(cid, None))
+
+    async def _sent(self, cid: str, canary: Canary, now: float) -> None:
+        try:
+            await self._publish(cid, str(now).encode())
+        except Unavailable as error:
+            canary.failure = error.message
+        else:
+            canary.taken_at = asyncio.get_running_loop().time()

@@ -1,0 +1,98 @@
+"""redis-py's clients for what RELAY_REDIS_URL says, for whoever is not the relay itself.
+
+``relay.Publisher`` and ``relay check`` use them; the relay speaks to Redis through ``deployments``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis.connection import parse_url
+
+from relay.broker.redis_url import Place, Shape
+
+__all__ = ["aclose", "asynchronous", "blocking", "close"]
+
+
+def blocking(url: str, **options: Any) -> redis.Redis:
+    """Return a client that blocks; for a Cluster it has the same commands.
+
+    Raises ``SettingsError`` for a URL that is none, ``redis.RedisError`` when a Cluster is away.
+    """
+    place = Place.parse(url)
+    if place.shape is Shape.CLUSTER:
+        return cast(redis.Redis, redis.RedisCluster(**_cluster(place), **options))
+    if place.shape is Shape.SENTINEL:
+        sentinels = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]
+            _hosts(place), sentinel_kwargs=_sentinel_login(place) | options
+        )
+        found: redis.Redis = sentinels.master_for(place.primary, **_login(place), **options)  # type: ignore[no-untyped-call]
+        return found
+    return redis.Redis.from_url(place.url, **options)
+
+
+def asynchronous(url: str) -> redis.asyncio.Redis:
+    """Return a client for asyncio, as ``blocking``; it connects when it is first used."""
+    place = Place.parse(url)
+    if place.shape is Shape.CLUSTER:
+        return cast(redis.asyncio.Redis, redis.asyncio.RedisCluster(**_cluster(place, True)))
+    if place.shape is Shape.SENTINEL:
+        sentinels = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
+            _hosts(place), sentinel_kwargs=_sentinel_login(place)
+        )
+        found: redis.asyncio.Redis = sentinels.master_for(place.primary, **_login(place))
+        return found
+    return redis.asyncio.Redis.from_url(place.url)
+
+
+def close(client: redis.Redis) -> None:
+    """Close a client's connections, those to sentinels included."""
+    client.close()
+    for sentinel in _sentinels_of(client):
+        sentinel.close()
+
+
+async def aclose(client: redis.asyncio.Redis) -> None:
+    """Close a client's connections, those to sentinels included."""
+    await client.aclose()
+    for sentinel in _sentinels_of(client):
+        await sentinel.aclose()
+
+
+def _sentinels_of(client: Any) -> list[Any]:
+    pool = getattr(client, "connection_pool", None)
+    manager = getattr(pool, "sentinel_manager", None)
+    return [] if manager is None else list(manager.sentinels)
+
+
+def _hosts(place: Place) -> list[tuple[str, int]]:
+    return [(address.host, address.port) for address in place.addresses]
+
+
+def _login(place: Place) -> dict[str, Any]:
+    """Return how to log in, as arguments of redis-py, whatever the host."""
+    parts: dict[str, Any] = dict(parse_url(place.url))  # type: ignore[no-untyped-call]
+    is_tls = place.login.tls is not None
+    for name in ("host", "port", "connection_class"):
+        parts.pop(name, None)
+    return parts | ({"ssl": True} if is_tls else {})
+
+
+def _sentinel_login(place: Place) -> dict[str, Any]:
+    own = {
+        "username": place.addresses[0].username,
+        "password": place.addresses[0].password,
+        "db": 0,
+    }
+    return _login(place) | own
+
+
+def _cluster(place: Place, is_async: bool = False) -> dict[str, Any]:
+    node = redis.asyncio.cluster.ClusterNode if is_async else redis.cluster.ClusterNode
+    login = _login(place)
+    login.pop("db", None)
+    return {"startup_nodes": [node(host, port) for host, port in _hosts(place)], **login}

@@ -1,0 +1,266 @@
+"""Redis in every shape, as real servers on free ports: Sentinel with its trio, a Cluster.
+
+Servers start side by side, with timeouts short enough for tests; each is ended by its own handle.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import pytest
+import redis
+
+from relay.broker.slots import key_slot
+from tests.redis_server import RedisServer, free_port
+
+DOWN_AFTER_MS = 1000
+PATIENCE_S = 30.0
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until ``condition`` is true; fail naming ``what`` when it does not become so."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if condition():
+                return
+        except redis.RedisError:
+            pass
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.02)
+
+
+class Watched:
+    """A primary, its replica, and three sentinels that call it ``main``."""
+
+    def __init__(self, *arguments: str) -> None:
+        quick = ("--repl-diskless-sync-delay", "0", *arguments)
+        self.servers = [RedisServer(*quick), RedisServer(*quick)]
+        self.sentinels = [RedisServer(sentinel=True) for _ in range(3)]
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        self.url = f"redis+sentinel://{hosts}/main"
+        self._stack = ExitStack()
+
+    @property
+    def primary(self) -> RedisServer:
+        """The server that the sentinels call the primary."""
+        with self.sentinels[0].client() as client:
+            [_, port] = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
+        return next(server for server in self.servers if server.port == int(port))
+
+    @property
+    def replica(self) -> RedisServer:
+        """The other one."""
+        primary = self.primary
+        return next(server for server in self.servers if server is not primary)
+
+    def client(self, **options: Any) -> redis.Redis:
+        return self.primary.client(**options)
+
+    def failover(self) -> None:
+        """Have the replica promoted, and return once the sentinels say so."""
+        before = self.primary
+        with self.sentinels[0].client() as client:
+            until(lambda: client.execute_command("SENTINEL", "FAILOVER", "main"), "a failover")
+        until(lambda: self.primary is not before, "another primary")
+
+    def __enter__(self) -> Watched:
+        with ExitStack() as stack:
+            for server in (*self.servers, *self.sentinels):
+                stack.callback(server.close)
+                server.launch()
+            for server in (*self.servers, *self.sentinels):
+                server.await_start()
+            primary, replica = self.servers
+            with replica.client() as client:
+                client.replicaof("127.0.0.1", primary.port)
+            for sentinel in self.sentinels:
+                with sentinel.client() as client:
+                    for command in (
+                        ("MONITOR", "main", "127.0.0.1", primary.port, 2),
+                        ("SET", "main", "down-after-milliseconds", DOWN_AFTER_MS),
+                        ("SET", "main", "failover-timeout", 3000),
+                    ):
+                        client.execute_command("SENTINEL", *command)
+            until(self._is_complete, "sentinels that know each other and the replica")
+            self._stack = stack.pop_all()
+        return self
+
+    def _is_complete(self) -> bool:
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                [facts] = client.execute_command("SENTINEL", "MASTERS")
+            known = [facts[name] for name in ("num-slaves", "num-other-sentinels", "flags")]
+            if known != ["1", "2", "master"]:
+                return False
+        with self.servers[1].client() as client:
+            return client.info("replication")["master_link_status"] == "up"
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
+class Cluster:
+    """Primaries that share the slots, each with ``replicas`` replicas."""
+
+    def __init__(self, *arguments: str, primaries: int = 3, replicas: int = 0) -> None:
+        self.servers = [
+            RedisServer(
+                "--cluster-enabled", "yes", "--cluster-port", str(free_port()),
+                "--cluster-node-timeout", str(DOWN_AFTER_MS),
+                "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", *arguments,
+            )
+            for _ in range(primaries * (1 + replicas))
+        ]  # fmt: skip
+        self._primaries = primaries
+        self.url = f"redis+cluster://127.0.0.1:{self.servers[0].port}"
+        self._stack = ExitStack()
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    def client(self, **options: Any) -> redis.Redis:
+        """Return a client of one of the servers."""
+        return self.servers[0].client(**options)
+
+    def ranges(self, asked: RedisServer | None = None) -> list[tuple[int, int, int, list[int]]]:
+        """Return first and last slot, the primary's port and its replicas', as a node sees it."""
+        reply = self.run(asked or self.servers[0], "CLUSTER", "SLOTS")
+        return [
+            (first, last, primary[1], [replica[1] for replica in replicas])
+            for first, last, primary, *replicas in reply
+        ]
+
+    def owner(self, key: str) -> RedisServer:
+        """Return the primary that serves a key."""
+        slot = key_slot(key)
+        for asked in self.servers:
+            if asked.is_running:
+                ports = [p for first, last, p, _ in self.ranges(asked) if first <= slot <= last]
+                return next(server for server in self.servers if server.port == ports[0])
+        raise AssertionError("no server runs")
+
+    def run(self, server: RedisServer, *command: str | int) -> Any:
+        """Run a command on one server."""
+        with server.client() as client:
+            return client.execute_command(*command)
+
+    def keys(self, pattern: str) -> list[str]:
+        """Return the keys on all primaries."""
+        ports = {port for _, _, port, _ in self.ranges()}
+        found = [self.run(s, "KEYS", pattern) for s in self.servers if s.port in ports]
+        return [key for keys in found for key in keys]
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    def begin_migration(self, key: str) -> tuple[RedisServer, RedisServer]:
+        """Open the migration of a key's slot; return from where and to where."""
+        source = self.owner(key)
+        ports = [port for _, _, port, _ in self.ranges() if port != source.port]
+        target = next(server for server in self.servers if server.port == ports[0])
+        slot = key_slot(key)
+        self.run(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
+        self.run(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
+        return source, target
+
+    def move_keys(self, key: str, source: RedisServer, target: RedisServer) -> None:
+        """Send the keys of a key's slot over."""
+        while names := self.run(source, "CLUSTER", "GETKEYSINSLOT", key_slot(key), 100):
+            self.run(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *names)
+
+    def end_migration(self, key: str, source: RedisServer, target: RedisServer) -> None:
+        """Send what came meanwhile too, and tell every server who has the slot now."""
+        self.move_keys(key, source, target)
+        slot = key_slot(key)
+        others = [s for s in self.servers if s not in (source, target)]
+        for server in (target, source, *others):
+            self.run(server, "CLUSTER", "SETSLOT", slot, "NODE", self._id(target))
+
+    def migrate(self, key: str) -> None:
+        """Move a key's slot to another primary."""
+        source, target = self.begin_migration(key)
+        self.end_migration(key, source, target)
+
+    def failover(self, key: str) -> None:
+        """Have a replica take over from the primary that serves a key."""
+        before = self.owner(key)
+        [replica] = next(replicas for _, _, port, replicas in self.ranges() if port == before.port)
+        server = next(server for server in self.servers if server.port == replica)
+        self.run(server, "CLUSTER", "FAILOVER")
+        until(lambda: self.owner(key) is server, "another primary")
+
+    # -- starting ---------------------------------------------------------------------------------
+
+    def __enter__(self) -> Cluster:
+        with ExitStack() as stack:
+            for server in self.servers:
+                stack.callback(server.close)
+                server.launch()
+            for server in self.servers:
+                server.await_start()
+            self._join()
+            self._stack = stack.pop_all()
+        return self
+
+    def _join(self) -> None:
+        first = self.servers[0]
+        edges = [16384 * n // self._primaries for n in range(self._primaries + 1)]
+        for number, server in enumerate(self.servers):
+            self.run(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number < self._primaries:
+                span = edges[number], edges[number + 1] - 1
+                self.run(server, "CLUSTER", "ADDSLOTSRANGE", *span)
+        for server in self.servers[1:]:
+            bus = int(self.run(first, "CONFIG", "GET", "cluster-port")["cluster-port"])
+            self.run(server, "CLUSTER", "MEET", "127.0.0.1", first.port, bus)
+        for number, server in enumerate(self.servers[self._primaries :]):
+            primary = self._id(self.servers[number])
+            until(lambda s=server, p=primary: self.run(s, "CLUSTER", "REPLICATE", p), "a replica")
+        until(self._is_complete, "a cluster whose nodes agree")
+
+    def _id(self, server: RedisServer) -> str:
+        return str(self.run(server, "CLUSTER", "MYID"))
+
+    def _is_complete(self) -> bool:
+        replicas = self.servers[self._primaries :]
+        each = len(replicas) // self._primaries
+        for server in self.servers:
+            if [len(found) for *_, found in self.ranges(server)] != [each] * self._primaries:
+                return False
+            if "cluster_state:ok" not in self.run(server, "CLUSTER", "INFO"):
+                return False
+        return all(self._follows(replica) for replica in replicas)
+
+    def _follows(self, server: RedisServer) -> bool:
+        with server.client() as client:
+            return client.info("replication").get("master_link_status") == "up"
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[Watched]:
+    """Return a primary with sentinels that the tests of a session share."""
+    with Watched() as watched:
+        yield watched
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[Cluster]:
+    """Return a Cluster that the tests of a session share, and do not break."""
+    with Cluster() as cluster:
+        yield cluster
