@@ -175,7 +175,7 @@ async def test_a_notice_waits_for_a_process_that_is_not_listening(rig: RedisRig)
     await one.broadcast(b"1")
     await until(lambda: there.notices == [b"1"], "it hears the first")
     with rig.server.client() as client:
-        name = two.link_name("subscribe")
+        name = f"relay:{two.node}:subscribe"
         [subscriber] = [c for c in client.client_list() if c["name"] == name]
         client.client_kill_filter(_id=subscriber["id"])
         await until(lambda: not two._subscriber.is_connected, "the loss is noticed")
