@@ -199,6 +199,7 @@ def given_event(
     sender: str,
     identity: str | None,
     fingerprint: str,
+    minted: bool = False,
     alias: str | None = None,
     volatile: bool = False,
 ) -> Event:
@@ -220,6 +221,7 @@ def given_event(
         sender=sender,
         identity=identity,
         fingerprint=fingerprint,
+        minted=minted,
         alias=alias,
         volatile=volatile,
     )

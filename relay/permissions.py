@@ -59,7 +59,7 @@ def of(call: Call | None, user_id: str, roles: Iterable[str | None]) -> frozense
 
     Whoever created the call manages it; who is blocked may do nothing.
     """
-    own = [role for role in roles if role]
+    own = [role for role in roles if role] or ["user"]
     if call is None:
         return _by_roles(own)
     if user_id in call.blocked:

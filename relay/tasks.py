@@ -6,9 +6,9 @@ Whoever starts work in the background keeps it in a ``Tasks`` and closes that wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from relay import logs
 from relay.errors import RelayError, Unavailable
@@ -48,6 +48,15 @@ class Tasks:
             return
         if not isinstance(error, RelayError):  # those are for whoever waits for the task
             log.error("background task failed", owner=self._owner, exc_info=error)
+
+
+async def together(works: Iterable[Awaitable[T]]) -> list[T]:
+    """Return what all ``works`` return, in order; the first error is raised when all have ended."""
+    outcomes = await asyncio.gather(*works, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return cast("list[T]", outcomes)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ where the relay has nothing to say about it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -17,7 +17,10 @@ from relay.events import check_custom, check_user_id
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A user as the store keeps it; times in nanoseconds since 1970."""
+    """A user as the store keeps it; times in nanoseconds since 1970.
+
+    Tokens that were issued before ``revoked_before`` are no longer good (0 = all are).
+    """
 
     id: str
     created_at: int
@@ -27,30 +30,64 @@ class User(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: str = "user"
     language: str = ""
     teams: tuple[str, ...] = ()
+    invisible: bool = False
+    revoked_before: int = 0
     custom: dict[str, Any] = {}
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user may say about itself; None = not said, what is known stays."""
+    """What is said about a user; None = not said, what is known stays.
+
+    The last three are a server's to say, never the user's own.
+    """
 
     name: str | None = None
     image: str | None = None
+    language: str | None = None
+    invisible: bool | None = None
     custom: dict[str, Any] | None = None
     role: str | None = None
+    teams: tuple[str, ...] | None = None
+    revoked_before: int | None = None
+
+
+_TEXTS: Final = {"name": 1024, "image": 1024, "language": 32}
+"""What a user says in words, and how many characters of it are kept."""
+
+TEAMS_MOST: Final = 100
+TEAM_CHARS: Final = 100
 
 
 def read_profile(details: Mapping[str, Any], field: str = "user_details") -> Profile:
     """Return the profile in ``details``; raises ``BadInput`` naming the field that is wrong.
 
-    The role is left out: it is given by a server or a token, never by the user.
+    What only a server may say is left out: see ``read_teams``, and the API for the role.
     """
-    for name in ("name", "image"):
+    for name, most in _TEXTS.items():
         value = details.get(name)
-        if value is not None and not (isinstance(value, str) and len(value) <= 1024):
-            raise BadInput(f"{field}.{name} must be a string of at most 1024 characters")
+        if value is not None and not (isinstance(value, str) and len(value) <= most):
+            raise BadInput(f"{field}.{name} must be a string of at most {most} characters")
+    if not isinstance(invisible := details.get("invisible"), bool | None):
+        raise BadInput(f"{field}.invisible must be true or false")
     if (custom := details.get("custom")) is not None:
         check_custom(custom, field=f"{field}.custom")
-    return Profile(name=details.get("name"), image=details.get("image"), custom=custom)
+    said = {name: details.get(name) for name in _TEXTS}
+    return Profile(**said, invisible=invisible, custom=custom)
+
+
+def read_teams(details: Mapping[str, Any], field: str) -> tuple[str, ...] | None:
+    """Return the teams in ``details``, each once, None when they are not said."""
+    teams = details.get("teams")
+    if teams is None:
+        return None
+    if not isinstance(teams, list) or len(teams) > TEAMS_MOST:
+        raise BadInput(f"{field}.teams must be a list of at most {TEAMS_MOST} strings")
+    for number, team in enumerate(teams):
+        if not (isinstance(team, str) and 0 < len(team) <= TEAM_CHARS):
+            raise BadInput(
+                f"{field}.teams[{number}] must be a string of 1 to {TEAM_CHARS} characters"
+            )
+    return tuple(dict.fromkeys(teams))
 
 
 def changed(user: User | None, user_id: str, profile: Profile, now_ns: int) -> User:
@@ -92,7 +129,7 @@ def own(user: User) -> dict[str, Any]:
     """Return Stream's OwnUser, the ``me`` of ``connection.ok``, its times as nanoseconds."""
     return response(user, online=True) | {
         "devices": [],
-        "invisible": False,
+        "invisible": user.invisible,
         "mutes": [],
         "channel_mutes": [],
         "unread_count": 0,

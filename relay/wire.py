@@ -9,13 +9,16 @@ from __future__ import annotations
 import calendar
 import re
 import time
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from relay.errors import BadInput
+
+T = TypeVar("T")
 
 MAX_DEPTH: Final = 64
 """Levels of arrays and objects a JSON text may have. Stream's deepest event has about ten."""
@@ -53,6 +56,11 @@ def decode_object(text: bytes | str, what: str = "body") -> dict[str, Any]:
 def encode(value: Any) -> bytes:
     """Return ``value`` as compact JSON."""
     return _encoder.encode(value)
+
+
+def reader(kind: type[T]) -> Callable[[bytes], T]:
+    """Return what reads back the values of one kind that ``encode`` wrote. Not for peers' texts."""
+    return msgspec.json.Decoder(kind).decode
 
 
 def canonical(value: Any) -> bytes:

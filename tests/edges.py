@@ -258,6 +258,6 @@ async def edges(**options: Any) -> AsyncIterator[Edges]:
 async def _conforms(response: httpx.Response) -> None:
     """Hold every answer to what Stream's protocol requires of it."""
     await response.aread()
-    if response.headers.get("content-type", "").startswith("application/json"):
+    if response.content and response.headers["content-type"].startswith("application/json"):
         request = response.request
         check_answer(request.method, request.url.path, response.status_code, response.json())

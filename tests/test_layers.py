@@ -20,7 +20,7 @@ LAYERS: Final = (
     {"wire", "events", "tokens", "signing", "users", "calls", "filters", "retry", "forwarded"},
     {"settings", "tasks"},
     {"broker", "publisher"},
-    {"", "doors"},  # "" is the package itself, which offers the publishers
+    {"", "doors", "announcer", "participants"},  # "" is the package, which offers the publishers
     {"http"},
     {"gateway", "ingress", "api", "egress"},
     {"app"},

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from relay.errors import Unavailable
-from relay.tasks import Tasks, within
+from relay.tasks import Tasks, together, within
 
 pytestmark = pytest.mark.anyio
 
@@ -103,3 +103,21 @@ async def test_a_wait_that_is_short_enough_is_left_alone() -> None:
     with pytest.raises(ValueError, match="its own"):
         async with within(10, "this"):
             raise ValueError("its own")
+
+
+async def test_what_is_done_together_ends_together_and_then_fails() -> None:
+    ended: list[int] = []
+
+    async def work(number: int) -> int:
+        for _ in range(number):
+            await asyncio.sleep(0)
+        if number == 1:
+            raise Unavailable("away")
+        ended.append(number)
+        return number
+
+    assert await together(map(work, (3, 2, 0))) == [3, 2, 0]
+    ended.clear()
+    with pytest.raises(Unavailable):
+        await together(map(work, (3, 1, 2)))
+    assert sorted(ended) == [2, 3]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,12 +30,20 @@ PROFILES = st.builds(
     image=st.none() | st.text(max_size=9),
     custom=st.none() | st.dictionaries(st.text(), st.integers()),
     role=st.none() | st.sampled_from(["user", "admin"]),
+    teams=st.none() | st.just(("red",)),
+    invisible=st.none() | st.booleans(),
+    revoked_before=st.none() | st.just(T1),
 )
 
 
 def test_a_profile_has_what_a_user_says_of_itself_and_no_role() -> None:
-    said = {"id": "x", "name": "John", "image": "j.png", "custom": {"a": 1}, "role": "admin"}
-    assert users.read_profile(said) == Profile(name="John", image="j.png", custom={"a": 1})
+    said = {
+        "id": "x", "name": "John", "image": "j.png", "language": "de", "invisible": True,
+        "custom": {"a": 1}, "role": "admin", "teams": ["red"], "revoked_before": 7,
+    }  # fmt: skip
+    assert users.read_profile(said) == Profile(
+        name="John", image="j.png", language="de", invisible=True, custom={"a": 1}
+    )
     assert users.read_profile({}) == Profile()
 
 
@@ -44,12 +53,42 @@ def test_a_profile_has_what_a_user_says_of_itself_and_no_role() -> None:
         ({"name": 7}, "user.name"),
         ({"name": "x" * 1025}, "user.name"),
         ({"image": ["x"]}, "user.image"),
+        ({"language": "x" * 33}, "user.language"),
+        ({"invisible": 1}, "user.invisible"),
         ({"custom": "x"}, "user.custom"),
     ],
 )
 def test_a_wrong_profile_is_refused_by_name(said: dict[str, Any], field: str) -> None:
     with pytest.raises(BadInput, match=f"^{field} must be"):
         users.read_profile(said, "user")
+
+
+def test_teams_are_read_each_once() -> None:
+    assert users.read_teams({}, "user") is None
+    assert users.read_teams({"teams": ["red", "blue", "red"]}, "user") == ("red", "blue")
+    assert users.read_teams({"teams": []}, "user") == ()
+
+
+@pytest.mark.parametrize(
+    ("teams", "said"),
+    [
+        ("red", "user.teams must be a list"),
+        (["x"] * 101, "user.teams must be a list of at most 100"),
+        (["red", 7], "user.teams[1] must be a string"),
+        ([""], "user.teams[0] must be a string"),
+        (["x" * 101], "user.teams[0] must be a string of 1 to 100"),
+    ],
+)
+def test_wrong_teams_are_refused_by_name(teams: object, said: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        users.read_teams({"teams": teams}, "user")
+    assert refusal.value.message.startswith(said)
+
+
+def test_an_invisible_user_is_told_so() -> None:
+    invisible = msgspec.structs.replace(JOHN, invisible=True)
+    assert users.own(JOHN)["invisible"] is False
+    assert users.own(invisible)["invisible"] is users.full(invisible)["invisible"] is True
 
 
 def test_a_users_custom_is_bounded() -> None:

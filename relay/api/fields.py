@@ -134,11 +134,12 @@ def read_role(value: object, path: str) -> str | None:
 
 
 def read_user(user: Mapping[str, Any], path: str) -> Named:
-    """Return the user that a server describes at ``path``, role included."""
+    """Return the user that a server describes at ``path``, role and teams included."""
     user_id = check_user_id(user.get("id"), f"{path}.id")
     profile = users.read_profile(user, path)
     role = read_role(user.get("role"), f"{path}.role")
-    return Named(user_id, msgspec.structs.replace(profile, role=role))
+    teams = users.read_teams(user, path)
+    return Named(user_id, msgspec.structs.replace(profile, role=role, teams=teams))
 
 
 def named_user(body: Mapping[str, Any], id_field: str, field: str, path: str = "") -> Named | None:

@@ -118,7 +118,10 @@ def _read_patch(value: object, path: str) -> _Patch:
 
 
 _LASTING: Final = frozenset({"id", "created_at", "updated_at"})
-_EMPTY: Final[dict[str, Any]] = {"name": "", "image": "", "role": "user"}
+_EMPTY: Final[dict[str, Any]] = {
+    "name": "", "image": "", "language": "", "role": "user", "teams": [], "invisible": False,
+}  # fmt: skip
+"""What the fields of a user are when nobody says anything about them."""
 
 
 def _profile(one: _Patch, user: User) -> Profile:

@@ -33,6 +33,8 @@ class Keyspace:
         self.ingest = f"{prefix}ingest"
         self.ingest_lease = f"{prefix}ingest:lease"
         self.nodes = f"{prefix}nodes"
+        self.seats = f"{prefix}seats"
+        self.seats_lease = f"{prefix}seats:lease"
         self.partitions_key = f"{prefix}partitions"
         self.partitions = partitions
         self._prefix = prefix
@@ -56,6 +58,14 @@ class Keyspace:
         """Return the channel on which one process is asked and answered."""
         return f"{self._prefix}node:{node}"
 
+    def session(self, cid: str) -> str:
+        """Return the hash of a call's session: the session itself, and its participants."""
+        return self._of_call(cid, "s")
+
+    def departures(self, cid: str) -> str:
+        """Return the hash of those who left a call and whose leaving was not announced yet."""
+        return self._of_call(cid, "left")
+
     def call(self, cid: str) -> str:
         """Return the key of the call as the store keeps it."""
         return self._of_call(cid, "call")
@@ -63,6 +73,14 @@ class Keyspace:
     def user(self, user_id: str) -> str:
         """Return the key of a user as the store keeps it."""
         return f"{self._prefix}u:{user_id}"
+
+    def index(self, name: str) -> str:
+        """Return the key of an index of calls or users."""
+        return f"{self._prefix}ix:{name}"
+
+    def spent(self, key: str, window_s: int, window: int) -> str:
+        """Return the key of how often something was used in a window."""
+        return f"{self._prefix}n:{window_s}:{window}:{key}"
 
     def of_order(self, cid: str) -> tuple[str, str]:
         """Return the keys of a call's order: meta and history."""

@@ -1,4 +1,4 @@
-"""The embedded broker and store: one process, nothing to install, nothing survives it.
+"""The embedded broker: one process, nothing to install, nothing survives it.
 
 The same steps as in Redis, in process. Publications are handed over in a later turn of the event
 loop, so that code which works here does not rely on more than Redis gives it. Everything is
@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from relay.broker import Entry, Epoch, History, Limits, Listener, Receiver, Roster
 from relay.broker.desk import Desk
+from relay.broker.memory_store import MemoryStore
 from relay.broker.rules import (
     PAGE_BYTES,
     PAGE_COUNT,
@@ -24,10 +25,8 @@ from relay.broker.rules import (
     given_window_s,
     seen_key,
 )
-from relay.calls import Call
 from relay.errors import Unavailable
 from relay.events import Event, Position, Publication, placed
-from relay.users import Profile, User, changed
 
 __all__ = ["MemoryBroker", "MemoryStore"]
 
@@ -258,30 +257,3 @@ class MemoryBroker:
 
     async def ping(self) -> None:
         """Return at once: nothing can be away."""
-
-
-class MemoryStore:
-    """Calls and users, for as long as the process lives."""
-
-    def __init__(self) -> None:
-        self._users: dict[str, User] = {}
-        self._calls: dict[str, Call] = {}
-
-    async def user(self, user_id: str) -> User | None:
-        """Return a user, None when unknown."""
-        return self._users.get(user_id)
-
-    async def save_user(self, user_id: str, profile: Profile, now_ns: int) -> User:
-        """Create or change a user and return it."""
-        user = changed(self._users.get(user_id), user_id, profile, now_ns)
-        self._users[user_id] = user
-        return user
-
-    async def call(self, cid: str) -> Call | None:
-        """Return a call, None when it was never created."""
-        return self._calls.get(cid)
-
-    async def create_call(self, call: Call) -> tuple[Call, bool]:
-        """Create a call unless it exists; return what is kept, and whether it was created."""
-        kept = self._calls.setdefault(call.cid, call)
-        return kept, kept is call

@@ -45,8 +45,9 @@ _DUPLICATE: Final = 1
 _REUSED: Final = 2
 
 _COMMAND_SCRIPTS: Final = (
-    scripts.HEARTBEAT, scripts.HISTORY, scripts.LEASE, scripts.NODES, scripts.POSITIONS,
-    scripts.REPLACE, scripts.ROSTER,
+    scripts.DUE, scripts.END, scripts.HEARTBEAT, scripts.HISTORY, scripts.JOIN, scripts.LEASE,
+    scripts.LEAVE, scripts.NODES, scripts.POSITIONS, scripts.REPLACE, scripts.ROSTER, scripts.SEATS,
+    scripts.SPEND,
 )  # fmt: skip
 
 

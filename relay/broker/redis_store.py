@@ -1,63 +1,128 @@
-"""Calls and users in Redis, as JSON, one key each."""
+"""Calls and users in Redis, for all processes: records and indexes, see ``redis_table``."""
 
 from __future__ import annotations
 
-from typing import Final
-
-import msgspec
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Final, TypeVar
 
 from relay import wire
-from relay.broker import scripts
+from relay.broker import Change, scripts
+from relay.broker.finding import find
+from relay.broker.indexes import marks_of_call, marks_of_user
 from relay.broker.redis_broker import RedisBroker
+from relay.broker.redis_table import Table
+from relay.broker.rules import call_text, life_of_user_s
 from relay.calls import Call
 from relay.errors import Unavailable
+from relay.filters import Found, Query
 from relay.users import Profile, User, changed
 
 __all__ = ["RedisStore"]
 
-ATTEMPTS: Final = 10
-"""Tries to change a user while others change it too."""
+R = TypeVar("R", bound=Call | User)
+
+QUERIES_AT_ONCE: Final = 4
+"""Queries of a process that read at the same time: the others' requests go by the same link."""
+
+QUERY_S: Final = 5.0
+"""How long a query may take, its wait for the others included."""
 
 
 class RedisStore:
     """The store of a relay that runs on Redis; it speaks through the broker's connection."""
 
-    def __init__(self, broker: RedisBroker) -> None:
+    def __init__(self, broker: RedisBroker, *, query_s: float = QUERY_S) -> None:
         self._redis = broker.commands
         self._keyspace = broker.keyspace
+        self._query_s = query_s
+        self._querying = asyncio.Semaphore(QUERIES_AT_ONCE)
+        self._calls = Table(
+            self._redis, self._keyspace, Call,
+            key=self._keyspace.call, text_of=call_text, marks_of=marks_of_call, life_s=_for_ever,
+        )  # fmt: skip
+        self._users = Table(
+            self._redis, self._keyspace, User,
+            key=self._keyspace.user, text_of=wire.encode, marks_of=marks_of_user,
+            life_s=life_of_user_s,
+        )  # fmt: skip
+
+    # -- users ----------------------------------------------------------------------------------
 
     async def user(self, user_id: str) -> User | None:
         """Return a user, None when unknown."""
-        return _user(await self._redis.request("GET", self._keyspace.user(user_id)))
+        return await self._users.get(user_id)
+
+    async def users(self, user_ids: Collection[str]) -> dict[str, User]:
+        """Return users by their ids; unknown ones are left out."""
+        return await self._users.get_many(user_ids)
 
     async def save_user(self, user_id: str, profile: Profile, now_ns: int) -> User:
         """Create or change a user and return it."""
-        key = self._keyspace.user(user_id)
-        present: bytes = await self._redis.request("GET", key) or b""
-        for _ in range(ATTEMPTS):
-            before = _user(present)
-            user = changed(before, user_id, profile, now_ns)
-            if user is before:
-                return user
-            text = wire.encode(user)
-            present = await self._redis.run(scripts.REPLACE, [key], present, text)
-            if present == text:
-                return user
-        raise Unavailable("the user is being changed by too many at once: try again")
+        _, user = await self._users.put(
+            user_id, lambda present: changed(present, user_id, profile, now_ns)
+        )
+        assert user is not None, "nobody is deleted here"
+        return user
+
+    async def query_users(self, query: Query) -> Found[User]:
+        """Return the users that a query matches."""
+        return await self._find(query, self._users)
+
+    # -- calls ----------------------------------------------------------------------------------
 
     async def call(self, cid: str) -> Call | None:
         """Return a call, None when it was never created."""
-        text = await self._redis.request("GET", self._keyspace.call(cid))
-        return None if text is None else msgspec.convert(wire.decode(text), Call)
+        return await self._calls.get(cid)
+
+    async def calls(self, cids: Collection[str]) -> dict[str, Call]:
+        """Return calls by their cids; those that were never created are left out."""
+        return await self._calls.get_many(cids)
 
     async def create_call(self, call: Call) -> tuple[Call, bool]:
         """Create a call unless it exists; return what is kept, and whether it was created."""
-        key = self._keyspace.call(call.cid)
-        before = await self._redis.request("SET", key, wire.encode(call), "NX", "GET")
-        if before is None:
-            return call, True
-        return msgspec.convert(wire.decode(before), Call), False
+        before, after = await self._calls.put(call.cid, lambda present: present or call)
+        assert after is not None, "either was there"
+        return after, before is None
+
+    async def change_call(self, cid: str, change: Callable[[Call], Call]) -> Change | None:
+        """Apply ``change`` to a call; None when there is no such call."""
+        before, after = await self._calls.put(
+            cid, lambda present: None if present is None else change(present)
+        )
+        return None if before is None or after is None else Change(before, after)
+
+    async def delete_call(self, cid: str) -> Call | None:
+        """Delete a call and return it as it was; None when there is no such call.
+
+        Of several processes that delete it in the same moment more than one may be told so.
+        """
+        before, _ = await self._calls.put(cid, lambda present: None)
+        return before
+
+    async def query_calls(self, query: Query) -> Found[Call]:
+        """Return the calls that a query matches."""
+        return await self._find(query, self._calls)
+
+    async def _find(self, query: Query, table: Table[R]) -> Found[R]:
+        try:
+            async with asyncio.timeout(self._query_s), self._querying:
+                return await find(query, table)
+        except TimeoutError:
+            raise Unavailable(
+                f"the query was not answered within {self._query_s:g} s: narrow it, or try again"
+            ) from None
+
+    # -- counting -------------------------------------------------------------------------------
+
+    async def spend(self, key: str, window_s: int, now_ns: int) -> int:
+        """Count one more use of ``key`` in the current window; return how many there were in it."""
+        window = now_ns // 1_000_000_000 // window_s
+        spent: int = await self._redis.run(
+            scripts.SPEND, [self._keyspace.spent(key, window_s, window)], 2 * window_s
+        )
+        return spent
 
 
-def _user(text: bytes | None) -> User | None:
-    return msgspec.convert(wire.decode(text), User) if text else None
+def _for_ever(_: Call) -> int:
+    return 0

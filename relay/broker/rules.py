@@ -1,4 +1,4 @@
-"""What both brokers agree on: by what a repeat is found, how long things live, how long a page is.
+"""What both brokers and both stores agree on: how a repeat is found, how long things live, bounds.
 
 Pure. Ids belong to their call and their sender: nobody can burn an id of someone else's.
 """
@@ -8,12 +8,26 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
+from relay import wire
 from relay.broker import Limits
+from relay.calls import Call
+from relay.errors import BadInput, TooLarge
 from relay.events import CLOCK_AHEAD_S, Event
+from relay.users import User
 
 PAGE_BYTES: Final = 262_144
 PAGE_COUNT: Final = 1000
 """A page of history ends with the entry that reaches either."""
+
+MEMBERS_MOST: Final = 1000
+CALL_BYTES: Final = 512 * 1024
+"""What a call may be as JSON: it is read and written whole."""
+
+GUEST: Final = "guest"
+"""The role of users that are forgotten when they stay away; they are in no index."""
+
+GUEST_LIFE_S: Final = 48 * 3600
+"""A guest is forgotten this long after it was last saved: its token is good for half of that."""
 
 
 def seen_key(event: Event) -> str | None:
@@ -50,3 +64,23 @@ def call_life_s(limits: Limits) -> float:
     Longer than anything that refers to it: a seen id names a position, history has offsets.
     """
     return 60.0 + max(limits.history_age_s, given_window_s(limits), limits.minted_window_s)
+
+
+def call_text(call: Call) -> bytes:
+    """Return a call as it is kept; raises a ``Refused`` when it would be too large."""
+    if len(call.members) > MEMBERS_MOST:
+        raise BadInput(
+            f"members: the call would have {len(call.members)}, at most {MEMBERS_MOST} are possible"
+        )
+    text = wire.encode(call)
+    if len(text) > CALL_BYTES:
+        raise TooLarge(
+            f"the call would take {len(text)} bytes, at most {CALL_BYTES} are kept of one: shorten "
+            "its custom, or that of its members"
+        )
+    return text
+
+
+def life_of_user_s(user: User) -> int:
+    """Return after how many seconds a user that was not saved again is forgotten; 0 = never."""
+    return GUEST_LIFE_S if user.role == GUEST else 0

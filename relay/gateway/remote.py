@@ -6,7 +6,6 @@ others ask. Questions, answers and notices are JSON.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -16,6 +15,7 @@ from relay import logs, wire
 from relay.broker import Broker
 from relay.broker.seats import Seat
 from relay.errors import BadInput, NotFound, RelayError, Unavailable, UnknownConnection
+from relay.tasks import together
 
 if TYPE_CHECKING:
     from relay.gateway.sockets import Sockets
@@ -86,15 +86,8 @@ class Remote:
         """Ask every process; see ``Sockets.occupied``."""
         question = _Occupied(list(seats))
         nodes = await self._broker.nodes()
-        answers = await asyncio.gather(
-            *(self._ask(node, question) for node in nodes), return_exceptions=True
-        )
-        found: set[Seat] = set()
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            found.update(seats[index] for index in answer.occupied)
-        return found
+        answers = await together(self._ask(node, question) for node in nodes)
+        return {seats[index] for answer in answers for index in answer.occupied}
 
     async def expel(self, user_id: str | None, cid: str) -> None:
         """Tell every process; see ``Sockets.expel``."""

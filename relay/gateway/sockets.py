@@ -40,7 +40,7 @@ from relay.gateway.hub import Hub, Watching
 from relay.gateway.remote import Remote
 from relay.gateway.session import Rules, Session
 from relay.gateway.wheel import Wheel
-from relay.tasks import Tasks
+from relay.tasks import Tasks, together
 from relay.users import Profile, User
 
 log = logs.get(__name__)
@@ -300,11 +300,7 @@ class Sockets:
         self._check_room(connection, len(news))
         for start in range(0, len(news), ATTACH_AT_ONCE):
             batch = news[start : start + ATTACH_AT_ONCE]
-            watches = (self.watch(connection, cid, None) for cid in batch)
-            outcomes = await asyncio.gather(*watches, return_exceptions=True)
-            for error in outcomes:
-                if isinstance(error, BaseException):
-                    raise error
+            await together(self.watch(connection, cid, None) for cid in batch)
         if not connection.is_open:  # it may have closed meanwhile
             raise unknown_connection()
 

@@ -25,11 +25,16 @@ def test_keys_have_their_documented_names() -> None:
     assert KEYS.roster("default:demo") == f"{tag}:w:default:demo"
     assert KEYS.call("default:demo") == f"{tag}:call:default:demo"
     assert KEYS.user("ann") == "relay:u:ann"
+    assert KEYS.index("calls:type:default") == "relay:ix:calls:type:default"
+    assert KEYS.spent("ann", 60, 7) == "relay:n:60:7:ann"
     assert (KEYS.live, KEYS.ingest, KEYS.ingest_lease) == (
         "relay:live",
         "relay:ingest",
         "relay:ingest:lease",
     )
+    assert KEYS.session("default:demo") == f"{tag}:s:default:demo"
+    assert KEYS.departures("default:demo") == f"{tag}:left:default:demo"
+    assert (KEYS.seats, KEYS.seats_lease) == ("relay:seats", "relay:seats:lease")
     assert (KEYS.everybody, KEYS.inbox("a1b2")) == ("relay:all", "relay:node:a1b2")
     assert (KEYS.nodes, KEYS.partitions_key) == ("relay:nodes", "relay:partitions")
 

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from relay.broker import Limits, Roster, redis_messages
-from relay.broker.redis import RedisBroker
+from relay.broker.redis import RedisBroker, RedisSessions
+from relay.broker.seats import Seat, Taken
+from relay.calls import Participant, Session
 from relay.errors import Unavailable
 from relay.settings import SettingsError
 from tests.contract.harness import CID, Recorder, RedisRig, caught_up, event, until
@@ -221,6 +223,39 @@ async def test_rubbish_on_the_channels_of_processes_is_passed_over(rig: RedisRig
     await broker.broadcast(b"after all that")
     await until(lambda: recorder.notices, "it goes on")
     assert (recorder.told, recorder.questions) == ([], [])
+
+
+async def test_one_of_two_looks_at_seats_until_it_goes_or_dies(rig: RedisRig) -> None:
+    one, two = rig.sessions(await rig.broker()), rig.sessions(await rig.broker())
+    assert (await one.lead(), await two.lead(), await one.lead()) == (True, False, True)
+    await two.aclose()
+    assert await one.lead()
+    await one.aclose()
+    assert await two.lead()
+    brief = RedisSessions(await rig.broker(), lease_s=0.02)
+    await two.aclose()
+    assert await brief.lead()
+    await rig.pass_time(0.05)
+    assert await one.lead()
+
+
+async def test_a_step_whose_answer_was_lost_is_found_when_it_is_looked_at_again(
+    rig: RedisRig,
+) -> None:
+    sessions = rig.sessions(await rig.broker())
+    session = Session(id="one", started_at=1)
+    ann = Participant(user_id="ann", user_session_id="a", role="user", joined_at=2)
+    for _ in range(2):  # the link repeats what it has no answer to
+        assert await sessions.join(CID, session, ann) == (session, ann)
+    seat = Seat(CID, "ann")
+    [taken] = await sessions.look([seat])
+    assert isinstance(taken, Taken)
+    first = await sessions.leave(seat, taken, 3)
+    assert await sessions.leave(seat, taken, 3) is None
+    assert await sessions.look([seat]) == [first]
+    await sessions.settle(seat)
+    with rig.server.client() as client:
+        assert client.keys(f"{rig.prefix}*:s:*") == client.keys(f"{rig.prefix}*:left:*") == []
 
 
 async def test_a_closed_broker_refuses_and_ends_what_waits(rig: RedisRig) -> None:

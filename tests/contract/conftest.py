@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relay.broker import Broker
+from relay.broker import Broker, Store
 from tests.contract.harness import MemoryRig, Recorder, RedisRig, Rig, closing
 from tests.redis_server import redis_server
 
@@ -29,3 +29,8 @@ def recorder() -> Recorder:
 @pytest.fixture
 async def broker(rig: Rig, recorder: Recorder) -> Broker:
     return await rig.broker(recorder=recorder)
+
+
+@pytest.fixture
+async def store(rig: Rig, broker: Broker) -> Store:
+    return rig.store(broker)

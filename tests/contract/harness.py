@@ -14,7 +14,9 @@ import msgspec
 
 from relay.broker import Broker, Limits, Store
 from relay.broker.memory import MemoryBroker, MemoryStore
-from relay.broker.redis import RedisBroker, RedisStore
+from relay.broker.memory_sessions import MemorySessions
+from relay.broker.redis import RedisBroker, RedisSessions, RedisStore
+from relay.broker.seats import Sessions
 from relay.errors import RelayError
 from relay.events import Event, Position, fingerprint
 from tests.redis_server import RedisServer
@@ -136,6 +138,10 @@ class Rig(Protocol):
         """Return the store that goes with a broker."""
         ...
 
+    def sessions(self, broker: Broker) -> Sessions:
+        """Return the keeper of sessions that goes with a broker."""
+        ...
+
     async def pass_time(self, seconds: float) -> None:
         """Return when the broker's clock shows ``seconds`` more."""
         ...
@@ -160,6 +166,9 @@ class MemoryRig:
 
     def store(self, broker: Broker) -> Store:
         return MemoryStore()
+
+    def sessions(self, broker: Broker) -> Sessions:
+        return MemorySessions(lambda: self._now_ns)
 
     async def pass_time(self, seconds: float) -> None:
         self._now_ns += int(seconds * 1e9)
@@ -191,6 +200,10 @@ class RedisRig:
     def store(self, broker: Broker) -> Store:
         assert isinstance(broker, RedisBroker)
         return RedisStore(broker)
+
+    def sessions(self, broker: Broker) -> RedisSessions:
+        assert isinstance(broker, RedisBroker)
+        return RedisSessions(broker)
 
     async def pass_time(self, seconds: float) -> None:
         with self.server.client() as client:

@@ -1,4 +1,4 @@
-"""Calls and users: created once, changed field by field, read back as written."""
+"""Users: created once, changed field by field, read back as written, found again."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ import asyncio
 import pytest
 
 from relay.broker import Store
-from relay.calls import Call
 from relay.errors import BadInput
+from relay.filters import USERS, Query, Sort, read_query
 from relay.users import Profile, User
-from tests.contract.harness import Rig
 
 pytestmark = pytest.mark.anyio
 
 NOW = 1_800_000_000_000_000_000
-CALL = Call(
-    cid="default:demo", created_by="ann", created_at=NOW, updated_at=NOW, custom={"a": [{}, [], 1]}
-)
-
-
-@pytest.fixture
-async def store(rig: Rig) -> Store:
-    return rig.store(await rig.broker())
 
 
 async def test_an_unknown_user_is_none(store: Store) -> None:
@@ -72,19 +63,50 @@ async def test_changes_at_once_are_all_kept(store: Store) -> None:
     assert (user.name, user.image, user.role) == ("Ann", "a.png", "admin")
 
 
-async def test_a_call_is_created_once(store: Store) -> None:
-    assert await store.call(CALL.cid) is None
-    assert await store.create_call(CALL) == (CALL, True)
-    second = Call(cid=CALL.cid, created_by="bob", created_at=NOW, updated_at=NOW)
-    assert await store.create_call(second) == (CALL, False)
-    assert await store.call(CALL.cid) == CALL
+def query(filter_conditions: object = None, **more: object) -> Query:
+    body = {"filter_conditions": filter_conditions, **more}
+    return read_query(body, USERS, default_sort=[Sort("created_at", ascending=False)])
 
 
-async def test_of_those_who_create_a_call_at_once_one_does(store: Store) -> None:
-    calls = [
-        Call(cid=CALL.cid, created_by=f"user-{n}", created_at=NOW, updated_at=NOW)
-        for n in range(10)
-    ]
-    answers = await asyncio.gather(*[store.create_call(call) for call in calls])
-    assert sum(created for _, created in answers) == 1
-    assert len({call.created_by for call, _ in answers}) == 1
+async def found(store: Store, filter_conditions: object = None, **more: object) -> list[str]:
+    users = await store.query_users(query(filter_conditions, **more))
+    return [user.id for user in users.items]
+
+
+async def test_users_are_read_by_their_ids(store: Store) -> None:
+    ann = await store.save_user("ann", Profile(name="Ann"), NOW)
+    bob = await store.save_user("bob", Profile(name="Bob"), NOW)
+    assert await store.users(["bob", "nobody", "ann", "bob"]) == {"ann": ann, "bob": bob}
+    assert await store.users([]) == {}
+
+
+async def test_everything_a_server_says_is_kept(store: Store) -> None:
+    said = Profile(
+        name="Ann", language="de", invisible=True, teams=("red",), revoked_before=NOW, role="admin"
+    )
+    user = await store.save_user("ann", said, NOW)
+    assert (user.language, user.invisible, user.teams) == ("de", True, ("red",))
+    assert user.revoked_before == NOW
+    assert await store.user("ann") == user
+
+
+async def test_users_are_found_and_paged(store: Store) -> None:
+    for number, name in enumerate(["Ann", "Bob", "Cyd", "Anna"]):
+        await store.save_user(name.lower(), Profile(name=name), NOW + number)
+    assert await found(store) == ["anna", "cyd", "bob", "ann"]
+    assert await found(store, {"name": {"$autocomplete": "an"}}) == ["anna", "ann"]
+    assert await found(store, {"id": {"$in": ["bob", "nobody", "ann"]}}) == ["bob", "ann"]
+    assert await found(store, {"created_at": {"$gt": NOW + 1}}) == ["anna", "cyd"]
+    assert await found(store, sort=[{"field": "id"}]) == ["ann", "anna", "bob", "cyd"]
+    first = await store.query_users(query(limit=3))
+    assert await found(store, limit=3, next=first.next) == ["ann"]
+
+
+async def test_a_guest_is_found_by_its_id_until_it_becomes_somebody(store: Store) -> None:
+    await store.save_user("ann", Profile(role="guest"), NOW)
+    assert await found(store) == []
+    assert await found(store, {"id": "ann"}) == ["ann"]
+    await store.save_user("ann", Profile(role="user"), NOW + 1)
+    assert await found(store) == ["ann"]
+    await store.save_user("ann", Profile(role="guest"), NOW + 2)
+    assert await found(store) == []

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 __all__ = [
-    "HEARTBEAT", "HISTORY", "LEASE", "NODES", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "Script",
+    "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES", "POSITIONS", "PUBLISH",
+    "REPLACE", "ROSTER", "SEATS", "SPEND", "Script",
 ]  # fmt: skip
 
 _HERE: Final = Path(__file__).parent
@@ -32,11 +33,17 @@ def _load(name: str) -> Script:
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+DUE: Final = _load("due")
+END: Final = _load("end")
 HEARTBEAT: Final = _load("heartbeat")
 HISTORY: Final = _load("history")
+JOIN: Final = _load("join")
 LEASE: Final = _load("lease")
+LEAVE: Final = _load("leave")
 NODES: Final = _load("nodes")
 POSITIONS: Final = _load("positions")
 PUBLISH: Final = _load("publish")
 REPLACE: Final = _load("replace")
 ROSTER: Final = _load("roster")
+SEATS: Final = _load("seats")
+SPEND: Final = _load("spend")

@@ -1,0 +1,73 @@
+"""Tell what the relay itself did: a call was created, a participant left, a user changed.
+
+``announce`` publishes an event of a call, as a door does, and gives the same bytes to the call's
+members who do not watch it. ``tell`` is for what concerns users and no call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from relay import events, logs, wire
+from relay.broker import Broker
+from relay.doors import Door
+from relay.errors import Unavailable
+from relay.events import Publication
+
+log = logs.get(__name__)
+
+SENDER: Final = "relay"
+
+
+class Announcer:
+    """Announces through the door ``relay``; ``new_id`` mints ids of events."""
+
+    def __init__(
+        self, broker: Broker, *, clock: Callable[[], int], new_id: Callable[[], str]
+    ) -> None:
+        self._broker = broker
+        self._door = Door("relay", broker)
+        self._clock = clock
+        self._new_id = new_id
+
+    async def announce(
+        self,
+        cid: str,
+        kind: str,
+        fields: Mapping[str, Any],
+        *,
+        members: Collection[str] = (),
+        event_id: str | None = None,
+    ) -> Publication:
+        """Publish ``{type, created_at, call_cid, **fields}``, then tell the ``members`` as well.
+
+        Times in ``fields`` are nanoseconds. Whoever may have to announce the same thing again gives
+        it an ``event_id``: what was published under it is found and answered as a duplicate.
+        Raises ``Unavailable``.
+        """
+        identity = event_id or self._new_id()
+        event = events.given_event(
+            {"type": kind, "created_at": self._clock(), "call_cid": cid, **fields},
+            event_id=identity,
+            sender=SENDER,
+            identity=identity,
+            fingerprint=events.fingerprint(kind.encode()),
+            minted=event_id is None,
+        )
+        publication = await self._door.publish(event)
+        if members and publication.position is not None and not publication.duplicate:
+            await self._tell(members, cid, events.placed(event.body, publication.position))
+        return publication
+
+    async def tell(self, user_ids: Collection[str], kind: str, fields: Mapping[str, Any]) -> None:
+        """Give ``{type, created_at, **fields}`` to the sockets of users, live and at most once."""
+        body = wire.with_rfc3339({"type": kind, "created_at": self._clock(), **fields})
+        await self._tell(user_ids, None, wire.encode(body))
+
+    async def _tell(self, user_ids: Collection[str], cid: str | None, body: bytes) -> None:
+        try:
+            await self._broker.tell(user_ids, cid, body)
+        except Unavailable as error:
+            # It is promised at most once, and what it is about has happened.
+            log.warning("users were not told", cid=cid, reason=error.message)
