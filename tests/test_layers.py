@@ -17,10 +17,23 @@ ROOT: Final = Path(__file__).parents[1]
 
 LAYERS: Final = (
     {"errors", "logs", "metrics"},
-    {"wire", "events", "tokens", "signing", "users", "calls", "filters", "retry", "forwarded"},
+    {
+        "wire",
+        "events",
+        "tokens",
+        "signing",
+        "users",
+        "calls",
+        "filters",
+        "retry",
+        "forwarded",
+        "permissions",
+        "media",
+    },
     {"settings", "tasks"},
     {"broker", "publisher"},
-    {"", "doors", "announcer", "participants"},  # "" is the package, which offers the publishers
+    # "" is the package, which offers the publishers
+    {"", "doors", "announcer", "participants", "registry"},
     {"http"},
     {"gateway", "ingress", "api", "egress"},
     {"app"},
@@ -47,7 +60,7 @@ HOMES: Final[dict[str, set[str]]] = {
     "redis": {"broker", "publisher", "cli.check"},  # the doors to Redis, and their diagnosis
     "starlette": {"http", "ingress", "api", "app"},
     "structlog": {"logs"},
-    "tomllib": {"ingress"},
+    "tomllib": {"ingress", "api"},
     "uvicorn": {"server", "workers"},
     "uvloop": {"server", "workers"},
     "websockets": {"gateway"},
