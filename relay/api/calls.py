@@ -104,8 +104,9 @@ def _described(
         updated_at=now_ns,
         starts_at=fields.time(data, "starts_at", "data."),
         team=fields.text(data, "team", most=LONGEST_TEAM, path="data."),
-        video=fields.flag(data, "video", default=False, path="data.")
-        or fields.flag(body, "video", default=False),
+        video=fields.flag(
+            data, "video", default=fields.flag(body, "video", default=False), path="data."
+        ),
         backstage=_begins_backstage(cid, settings),
         custom=custom,
         settings=settings,
