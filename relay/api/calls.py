@@ -32,12 +32,16 @@ async def get(api: Context, request: Request, caller: Caller) -> Response:
     cid = api.cid(request, caller)
     connection_id = views.watching(request, caller, {})
     members = views.members_limit(request, {})
+    rings = {
+        name: fields.query_flag(request.query_params, name, default=False)
+        for name in ("ring", "notify")
+    }
     call = await api.call(cid)
     caller.check_may("read-call", call)
     if connection_id is not None:
         await views.watch(api, caller, connection_id, [cid])
         call = await api.call(cid)
-    await _call_out(api, request.query_params, caller, call)
+    await _call_out(api, rings, caller, call)
     return http.answer(request, await state(api, caller, call, members))
 
 
@@ -132,10 +136,10 @@ def _creator(caller: Caller, data: Mapping[str, Any]) -> Named:
     return Named(caller.user_id, Profile())
 
 
-async def _call_out(api: Context, asked: Mapping[str, Any], caller: Caller, call: Call) -> None:
+async def _call_out(api: Context, asked: Mapping[str, bool], caller: Caller, call: Call) -> None:
     """Ring or notify the members, where a request asked for it."""
     for name, kind in (("ring", "call.ring"), ("notify", "call.notification")):
-        if asked.get(name) in (True, "true"):
+        if asked[name]:
             await announce_ring(api, caller, call, kind)
 
 

@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 
 class Front:
-    """Listens on a free port of 127.0.0.1. ``http`` and ``sockets`` may be exchanged at any time."""
+    """Listens on a free port of 127.0.0.1. ``http`` and ``sockets`` can be exchanged any time."""
 
     def __init__(self, http: RelayProcess, sockets: RelayProcess | None = None) -> None:
         self.http = http
@@ -56,7 +56,9 @@ class Front:
         """Where the sockets connect, without a query."""
         return self.base_url.replace("http", "ws", 1) + "/video/connect"
 
-    def token(self, user_id: str | None = None, life_s: float | None = None, **claims: object) -> str:
+    def token(
+        self, user_id: str | None = None, life_s: float | None = None, **claims: object
+    ) -> str:
         """Return a token: a server's without ``user_id``."""
         return self.http.token(user_id, life_s, **claims)
 
