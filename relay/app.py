@@ -6,20 +6,23 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from relay import api, forwarded, http, ingress, metrics
+from relay import api, calls, forwarded, http, ingress, metrics
+from relay.announcer import Announcer
 from relay.broker import Broker, Inbox, Limits, Store, Unavailable
+from relay.broker.seats import Sessions
 from relay.doors import Door
 from relay.gateway.hub import Hub
 from relay.gateway.session import Rules
 from relay.gateway.sockets import SocketLimits, Sockets
 from relay.ingress import webhooks
+from relay.participants import Participants
 from relay.registry import Registry
 from relay.settings import Settings
 
@@ -35,7 +38,7 @@ class App:
 
     def __init__(self, settings: Settings, *, demo: bool = False) -> None:
         self._settings = settings
-        self._broker, self._store, inbox = _backends(settings)
+        self._broker, self._store, self._sessions, inbox = _backends(settings)
         self._hub = Hub(self._broker)
         self._live = ingress.LiveDoor(
             self._hub.deliver_volatile,
@@ -45,7 +48,10 @@ class App:
         )
         self._ingest = None if inbox is None else self._ingest_door(inbox)
         self._draining = False
+        self._new_id = _id_source()
         self.sockets = self._sockets()
+        self._announcer = Announcer(self._broker, clock=time.time_ns, new_id=self._new_id)
+        self._participants = self._take_part()
         self.asgi = self._asgi(demo)
 
     async def start(self) -> None:
@@ -53,6 +59,7 @@ class App:
         await self._broker.start(self._hub, self._live.receive)
         await self._hub.start()
         await self.sockets.start()
+        self._participants.start()
         if self._ingest is not None:
             self._ingest.start()
 
@@ -65,6 +72,7 @@ class App:
         """End everything that ``start`` began."""
         if self._ingest is not None:
             await self._ingest.aclose()
+        await self._participants.aclose()
         await self.sockets.aclose()
         await self._hub.aclose()
         await self._broker.aclose()
@@ -90,7 +98,7 @@ class App:
             door=Door("socket", self._broker),
             rules=Rules(
                 keys=settings.accepted_keys,
-                new_id=_id_source(),
+                new_id=self._new_id,
                 custom_limit=settings.custom_max_bytes,
                 command_rate=settings.command_rate,
                 command_burst=settings.command_burst,
@@ -110,6 +118,31 @@ class App:
             trusted=forwarded.read_networks(settings.trusted_proxies),
             strict_calls=settings.strict_calls,
         )
+
+    def _take_part(self) -> Participants:
+        participants = Participants(
+            sessions=self._sessions,
+            broker=self._broker,
+            store=self._store,
+            announcer=self._announcer,
+            occupancy=self.sockets,
+            describe=self._describe,
+            clock=time.time_ns,
+            new_id=lambda: str(uuid4()),
+            rng=Random(),  # noqa: S311 - jitter, not secrets
+        )
+        self.sockets.follow(participants.vacated)
+        return participants
+
+    async def _describe(self, cid: str) -> dict[str, Any] | None:
+        """Return a call as events show it, None when it was never created."""
+        call = await self._store.call(cid)
+        if call is None:
+            return None
+        session = (await self._sessions.sessions([cid])).get(cid)
+        taking_part = () if session is None else session.participants
+        named = {call.created_by, *(participant.user_id for participant in taking_part)}
+        return calls.response(call, await self._store.users(named), session)
 
     def _asgi(self, demo: bool) -> ASGIApp:
         starlette = Starlette(
@@ -143,6 +176,8 @@ class App:
             store=self._store,
             door=Door("api", self._broker),
             watches=self.sockets,
+            announcer=self._announcer,
+            joins=self._participants,
             clock=time.time_ns,
             ready=self._problems,
             media=api.load_media(settings.media),
@@ -169,8 +204,8 @@ class App:
         return problems
 
 
-def _backends(settings: Settings) -> tuple[Broker, Store, Inbox | None]:
-    """Return the broker, store and inbox that the settings ask for."""
+def _backends(settings: Settings) -> tuple[Broker, Store, Sessions, Inbox | None]:
+    """Return what keeps and carries everything, as the settings ask for it."""
     limits = Limits(
         history_count=settings.history_count,
         history_age_s=settings.history_age,
@@ -180,12 +215,14 @@ def _backends(settings: Settings) -> tuple[Broker, Store, Inbox | None]:
     node = uuid4().hex[:16]
     if not settings.redis_url:
         from relay.broker.memory import MemoryBroker, MemoryStore
+        from relay.broker.memory_sessions import MemorySessions
 
-        return MemoryBroker(limits, time.time_ns, node), MemoryStore(), None
-    from relay.broker.redis import RedisBroker, RedisInbox, RedisStore
+        memory = MemoryBroker(limits, time.time_ns, node)
+        return memory, MemoryStore(), MemorySessions(time.time_ns), None
+    from relay.broker.redis import RedisBroker, RedisInbox, RedisSessions, RedisStore
 
     broker = RedisBroker(settings.redis_url, settings.redis_prefix, limits, node)
-    return broker, RedisStore(broker), RedisInbox(broker)
+    return broker, RedisStore(broker), RedisSessions(broker), RedisInbox(broker)
 
 
 def _id_source() -> Callable[[], str]:

@@ -108,7 +108,7 @@ class Joins:
         self._clock = clock
         self.running: dict[str, Session] = {}
 
-    async def join(self, cid: str, user: User, role: str, connection_id: str) -> Session:
+    async def join(self, cid: str, user: User, role: str) -> Session:
         session = self.running.get(cid) or Session(id="s1", started_at=self._clock())
         participant = Participant(
             user_id=user.id, user_session_id="p1", role=role, joined_at=self._clock()

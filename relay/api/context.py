@@ -67,8 +67,8 @@ class Announces(Protocol):
 class Joins(Protocol):
     """Who has joined which call."""
 
-    async def join(self, cid: str, user: User, role: str, connection_id: str) -> Session:
-        """Let a user join by a connection of its own, and announce it."""
+    async def join(self, cid: str, user: User, role: str) -> Session:
+        """Let a user join whose socket watches the call, and announce it."""
         ...
 
     async def sessions(self, cids: Collection[str]) -> dict[str, Session]:

@@ -33,7 +33,7 @@ async def join(api: Context, request: Request, caller: Caller) -> Response:
     user = await api.user(caller)
     _check_may_join(caller, call)
     await views.watch(api, caller, connection_id, [cid])
-    await api.joins.join(cid, user, _role(caller, call, user), connection_id)
+    await api.joins.join(cid, user, _role(caller, call, user))
     if api.media is None:
         raise NotServed(
             "you have joined and watch the call, but no media server is configured: "

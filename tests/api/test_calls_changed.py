@@ -129,7 +129,7 @@ async def test_a_call_that_is_not_there_cannot_be_changed(relay: Edges) -> None:
 
 
 async def test_an_ended_call_says_when_and_by_whom(call: Edges) -> None:
-    await call.joins.join("default:demo", (await call.store.users(["jane"]))["jane"], "user", "c")
+    await call.joins.join("default:demo", (await call.store.users(["jane"]))["jane"], "user")
     response = await call.post(f"{C}/mark_ended", headers=JOHN)
     assert response.status_code == 201
     event = (await call.published("default:demo"))[-1]
