@@ -57,7 +57,9 @@ async def test_it_sends_custom_events_and_reactions_and_gets_its_own(
         await john.connect("john", relay.token("john"))
         await john.watch(cid)
         await john.send({"render-animation": "confetti", "__proto__": {"a": 1}})
-        told = await john.run("call.sendReaction({type: 'raised-hand', emoji_code: ':raise-hand:'})")
+        told = await john.run(
+            "call.sendReaction({type: 'raised-hand', emoji_code: ':raise-hand:'})"
+        )
         assert told["reaction"]["type"] == "raised-hand"
         await jane.until(lambda frame: frame["type"] == "call.reaction_new")
         own = await john.events(2)
