@@ -90,6 +90,7 @@ class Worker:
         now_ns = self._sockets.now_ns()
         try:
             user = await self._sockets.save_user(action.user_id, action.profile)
+            session.claims.check_revoked(user.revoked_before)
             connection_id = self._sockets.admit(connection, user.id)
         except Refused as error:
             connection.perform(session.refused(error, now_ns))
