@@ -28,6 +28,11 @@ __all__ = ["redis_server"]
 Opens = Callable[[Front], AbstractAsyncContextManager[VideoClient]]
 """Opens a video client that talks to a relay."""
 
+BOTH = pytest.mark.parametrize(
+    ("relay", "opens"), [("memory", "node"), ("two on redis", "chromium")], indirect=True
+)
+"""Each relay and each runtime once: what only some tests try in all four combinations."""
+
 
 @pytest.fixture(scope="session")
 def memory_front() -> Iterator[Front]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
@@ -103,6 +102,13 @@ class VideoClient(ABC):
             await asyncio.sleep(0.05)
         raise AssertionError(f"{source} is {found!r}, not {wanted!r}")
 
+    @property
+    def log(self) -> str:
+        """The last things that it told, for error messages."""
+        shown = [report for report in self.reports if report["what"] != "said"]
+        said = [report for report in self.reports if report["what"] == "said"]
+        return "\n".join(json.dumps(report)[:300] for report in [*said[:5], *shown[-20:]])
+
     def count(self, what: str) -> int:
         """Return how often it told something."""
         return sum(report["what"] == what for report in self.reports)
@@ -116,7 +122,7 @@ class VideoClient(ABC):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            raise AssertionError(f"no {what} in {self.reports}") from None
+            raise AssertionError(f"no {what}:\n{self.log}") from None
 
     # -- how it is reached ------------------------------------------------------------------------
 
@@ -172,10 +178,10 @@ class NodeClient(VideoClient):
                 self._process.kill()
                 await self._process.wait()
         await self._reading
-        assert self._process.returncode == 0, self.reports
+        assert self._process.returncode == 0, self.log
 
     def _check_alive(self, what: str) -> None:
-        assert not self._reading.done(), f"it ended before {what}: {self.reports}"
+        assert not self._reading.done(), f"it ended before {what}:\n{self.log}"
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
@@ -188,14 +194,16 @@ class NodeClient(VideoClient):
 
 
 @asynccontextmanager
-async def in_node(relay: Front, *, telemetry: bool = False) -> AsyncIterator[NodeClient]:
-    """Give a client that has not logged in yet, in a process of its own."""
+async def in_node(
+    relay: Front, *, api_key: str = API_KEY, **options: Any
+) -> AsyncIterator[NodeClient]:
+    """Give a client that has not logged in yet, in a process of its own; ``options`` are its."""
+    given = {"apiKey": api_key, "clientEventsReportingEnabled": False, **options}
     process = await asyncio.create_subprocess_exec(
-        node(), str(FOLDER / "video_client.mjs"), relay.base_url, API_KEY,
+        node(), str(FOLDER / "video_client.mjs"), relay.base_url, json.dumps(given),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "TELEMETRY": "on" if telemetry else "off"},
         limit=8_000_000,
     )  # fmt: skip
     client = NodeClient(process)

@@ -15,7 +15,7 @@ from tests.integration.doors import by_server, post
 from tests.processes import RelayProcess
 from tests.redis_server import RedisServer
 from tests.relay_client import connected
-from tests.sdk.conftest import Opens
+from tests.sdk.conftest import BOTH, Opens
 from tests.sdk.driver import Failed, VideoClient, in_node
 from tests.sdk.front import Front
 
@@ -40,6 +40,7 @@ def path(cid: str, rest: str = "") -> str:
     return f"/api/v2/video/call/{cid.replace(':', '/')}{rest}"
 
 
+@BOTH
 async def test_members_are_added_changed_found_and_removed(
     relay: Front, opens: Opens, cid: str
 ) -> None:
@@ -73,6 +74,7 @@ async def test_members_are_added_changed_found_and_removed(
     assert removed["members"] == ["ann"]
 
 
+@BOTH
 async def test_the_state_of_a_call_follows_what_others_do(
     relay: Front, opens: Opens, cid: str
 ) -> None:
@@ -113,6 +115,7 @@ async def patch(relay: Front, url: str, body: object) -> None:
     assert response.status_code == 200, response.text
 
 
+@BOTH
 async def test_calls_are_found_by_filters_sorted_in_pages_and_watched(
     relay: Front, opens: Opens, redis_server: RedisServer, cid: str
 ) -> None:
@@ -155,6 +158,7 @@ async def test_calls_are_found_by_filters_sorted_in_pages_and_watched(
         assert (refused.value.code, refused.value.status) == (4, 400)
 
 
+@BOTH
 async def test_who_is_blocked_or_kicked_is_told_and_then_hears_no_more(
     relay: Front, opens: Opens, redis_server: RedisServer, cid: str
 ) -> None:
@@ -185,6 +189,7 @@ async def test_who_is_blocked_or_kicked_is_told_and_then_hears_no_more(
         )
 
 
+@BOTH
 async def test_the_owner_blocks_kicks_grants_and_deletes(
     relay: Front, opens: Opens, cid: str
 ) -> None:
@@ -245,6 +250,7 @@ async def test_joining_with_a_media_server_gives_its_credentials(tmp_path: Path,
     assert (claims.user_id, claims.call_cids) == ("john", {cid})
 
 
+@BOTH
 async def test_what_the_relay_does_not_serve_is_said_once_and_clearly(
     relay: Front, opens: Opens, cid: str
 ) -> None:

@@ -101,7 +101,7 @@ async def test_a_custom_that_is_too_large_is_an_error_of_the_sdk(
 
 async def test_its_telemetry_is_answered(relay: Front, cid: str) -> None:
     before = relay.count("POST", "/video/call_client_event")
-    async with in_node(relay, telemetry=True) as john:
+    async with in_node(relay, clientEventsReportingEnabled=True) as john:
         await john.connect("john", relay.token("john"))
         await john.watch(cid)
     assert not john.count("said")

@@ -1,24 +1,23 @@
 // Stream's video client in Node: requests come as JSON lines on standard input, reports go as JSON
-// lines to standard output. Usage: node video_client.mjs BASE_URL API_KEY
+// lines to standard output. Usage: node video_client.mjs BASE_URL OPTIONS, the SDK's own in JSON.
 
 import { createInterface } from "node:readline";
 import WebSocket from "ws";
 import { makeSession, perform } from "./session.mjs";
 
-const [baseUrl, apiKey] = process.argv.slice(2);
+const [baseUrl, options] = process.argv.slice(2);
 const tell = (what, more = {}) => console.log(JSON.stringify({ what, ...more }));
 
 // A refused login leaves rejections behind that nobody awaits; Node would end by the first.
 process.on("unhandledRejection", (error) => tell("unhandled", { message: String(error) }));
 
 const session = makeSession({
-  apiKey,
   tell,
   baseURL: `${baseUrl}/video`,
   locationHintUrl: `${baseUrl}/hint`,
   WebSocketImpl: WebSocket,
   allowServerSideConnect: true,
-  clientEventsReportingEnabled: process.env.TELEMETRY === "on",
+  ...JSON.parse(options),
 });
 
 const busy = new Set();
