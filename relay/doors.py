@@ -34,6 +34,26 @@ class Door:
         except RelayError as error:
             self.refused(error)
             raise
+        self._count(event, publication)
+        return publication
+
+    def publish_now(self, event: Event) -> Publication | None:
+        """Publish as ``publish`` does, without waiting; None where the broker has to be waited for.
+
+        Nothing is done or counted then. See ``Broker.publish_now``.
+        """
+        try:
+            publication = self._broker.publish_now(event)
+        except RelayError as error:
+            self._accepted.inc()
+            self.refused(error)
+            raise
+        if publication is not None:
+            self._accepted.inc()
+            self._count(event, publication)
+        return publication
+
+    def _count(self, event: Event, publication: Publication) -> None:
         if publication.reused:
             self._reused.inc()
             log.warning("event id reused", door=self.name, cid=event.cid, sender=event.sender)
@@ -41,7 +61,6 @@ class Door:
             self._duplicates.inc()
         else:
             (self._volatile if event.volatile else self._kept).inc()
-        return publication
 
     def refused(self, error: RelayError) -> None:
         """Count something that this door did not let in."""

@@ -54,7 +54,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     is known by (None for a volatile event nobody will repeat); ``minted`` says that the relay chose
     it, so only the relay's own retries can repeat it. ``alias`` is an id that came along unsigned:
     it decides nothing, its reuse with another ``fingerprint`` is reported. ``fingerprint`` is a
-    digest of what the sender said.
+    digest of what the sender said, empty where the sender gave no id to say something else under.
     """
 
     cid: str
@@ -191,7 +191,7 @@ def custom_event(
         body=body,
         sender=sender,
         identity=None if volatile and minted else event_id,
-        fingerprint=fingerprint(custom),
+        fingerprint="" if minted else fingerprint(custom),
         minted=minted,
         volatile=volatile,
     )

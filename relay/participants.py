@@ -187,6 +187,9 @@ class Participants:
         """Announce what has a ``call`` in it; clients fail without one, so a call there must be."""
         call = await self._describe(cid)
         if call is not None:
+            if what == "ended":  # it may be running until this is said
+                call = {**call, "current_session_id": ""}
+                call.pop("session", None)
             fields: Mapping[str, Any] = {"call": call, "session_id": session.id}
             await self._announcer.announce(cid, kind, fields, event_id=f"{session.id}-{what}")
 
@@ -233,7 +236,10 @@ class Participants:
             except Unavailable as error:
                 failures += 1
                 log.info("the seats have to wait", reason=error.message)
-                await asyncio.sleep(backoff(failures, self._random))
+            except Exception:
+                failures += 1
+                log.exception("looking at seats failed")
+            await asyncio.sleep(backoff(max(1, failures), self._random))
 
     async def _lead(self) -> None:
         """Return once this process holds the lease."""

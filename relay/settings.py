@@ -134,7 +134,7 @@ OPTIONS: Final[dict[str, Option]] = {
         "per minute",
     ),
     "first_frame_timeout": Option("how long a socket may take to authenticate", "seconds"),
-    "user_connections": Option("sockets one user may hold on one process; 0 = no limit", "sockets"),
+    "user_connections": Option("sockets one user may hold; 0 = no limit", "sockets"),
     "watch_limit": Option("calls one socket may watch at once", "calls"),
     "soft_buffer_bytes": Option(
         "unsent bytes of a socket above which volatile events skip it", "bytes"

@@ -74,10 +74,9 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         if before_ns and self.issued_before(before_ns / 1e9):
             raise TokenExpired("the token was revoked: get a new one", reason="token_revoked")
 
-    def check_time(self, now: float) -> None:
-        """Raise ``TokenExpired`` when the token has ended by ``now``."""
-        if self.expires is not None and now >= self.expires:
-            raise TokenExpired("the token has expired: get a new one")
+    def has_ended(self, now: float) -> bool:
+        """Tell whether the token is no longer good at ``now``."""
+        return self.expires is not None and now >= self.expires
 
 
 def secrets_of(keys: Keys, api_key: str | None) -> Sequence[str]:
@@ -95,8 +94,11 @@ def verify(token: str, api_key: str | None, keys: Keys, now: float) -> Claims:
     """
     secrets = secrets_of(keys, api_key)
     payload = _payload(token, secrets)
-    _check_window(payload, now)
-    return _claims(payload, api_key or "")
+    claims = _claims(payload, api_key or "")
+    if claims.has_ended(now):
+        raise TokenExpired("the token has expired: get a new one")
+    _check_begun(payload, now)
+    return claims
 
 
 def _payload(token: str, secrets: Sequence[str]) -> dict[str, Any]:
@@ -123,10 +125,8 @@ _SIGNATURE_ONLY: Final[Any] = {
 """``jwt`` would read the clock; the times are checked here, against the time we are given."""
 
 
-def _check_window(payload: Mapping[str, Any], now: float) -> None:
-    expires, not_before, issued = (_seconds(payload, name) for name in ("exp", "nbf", "iat"))
-    if expires is not None and now >= expires:
-        raise TokenExpired("the token has expired: get a new one")
+def _check_begun(payload: Mapping[str, Any], now: float) -> None:
+    not_before, issued = (_seconds(payload, name) for name in ("nbf", "iat"))
     if not_before is not None and now + LEEWAY_S < not_before:
         raise TokenNotYetValid("the token is not valid yet: its nbf lies ahead")
     if issued is not None and now + LEEWAY_S < issued:

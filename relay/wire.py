@@ -40,7 +40,7 @@ def decode(text: bytes | str, what: str = "body") -> Any:
         raise _too_deep(what) from None
     except (msgspec.MsgspecError, UnicodeError):
         raise BadInput(f"{what} is not valid JSON", reason="not_json") from None
-    if _deeper_than(value, MAX_DEPTH):
+    if _could_be_deep(text) and _deeper_than(value, MAX_DEPTH):
         raise _too_deep(what)
     return value
 
@@ -70,6 +70,13 @@ def canonical(value: Any) -> bytes:
 
 def _too_deep(what: str) -> BadInput:
     return BadInput(f"{what} is nested deeper than {MAX_DEPTH} levels", reason="too_deep")
+
+
+def _could_be_deep(text: bytes | str) -> bool:
+    """Tell whether there are brackets enough: counting them is cheap, and most texts have few."""
+    if isinstance(text, str):
+        return text.count("{") + text.count("[") > MAX_DEPTH
+    return text.count(b"{") + text.count(b"[") > MAX_DEPTH
 
 
 def _deeper_than(value: Any, limit: int) -> bool:

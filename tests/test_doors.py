@@ -49,6 +49,16 @@ class Failing(MemoryBroker):
     async def publish(self, event: Event) -> Publication:
         raise Unavailable("away")
 
+    def publish_now(self, event: Event) -> Publication:
+        raise Unavailable("away")
+
+
+class Remote(MemoryBroker):
+    """One that has to be waited for."""
+
+    def publish_now(self, event: Event) -> None:  # type: ignore[override]
+        return None
+
 
 def event(event_id: str = "e-1", custom: bytes = b"{}", **more: Any) -> Event:
     return custom_event(
@@ -95,6 +105,28 @@ async def test_what_the_broker_could_not_take_is_refused() -> None:
     with pytest.raises(Unavailable):
         await door.publish(event())
     assert ledger.entries() == {"accepted": 1, "unavailable": 1}
+
+
+def test_what_is_published_at_once_is_counted_alike(broker: MemoryBroker) -> None:
+    door, ledger = Door("test", broker), Ledger("test")
+    for each in (event("a"), event("b", volatile=True), event("a"), event("b", b'{"other":1}')):
+        assert door.publish_now(each) is not None
+    assert ledger.entries() == {
+        "accepted": 4, "kept": 1, "volatile": 1, "duplicate": 2, "reused": 1,
+    }  # fmt: skip
+
+
+def test_what_could_not_be_taken_at_once_is_refused() -> None:
+    door, ledger = Door("test", Failing(Limits(), lambda: 1, "node")), Ledger("test")
+    with pytest.raises(Unavailable):
+        door.publish_now(event())
+    assert ledger.entries() == {"accepted": 1, "unavailable": 1}
+
+
+def test_what_has_to_be_waited_for_is_not_counted_yet() -> None:
+    door, ledger = Door("test", Remote(Limits(), lambda: 1, "node")), Ledger("test")
+    assert door.publish_now(event()) is None
+    assert ledger.entries() == {}
 
 
 def test_what_was_refused_before_is_counted_under_its_reason(broker: MemoryBroker) -> None:

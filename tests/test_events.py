@@ -153,6 +153,10 @@ def test_a_custom_event_is_always_json(custom: dict[str, Any], event_id: str) ->
     assert (body["custom"], body["event_id"]) == (custom, event_id)
 
 
+def test_what_nobody_can_repeat_needs_no_fingerprint() -> None:
+    assert custom_event(minted=True).fingerprint == ""
+
+
 def test_only_a_volatile_event_with_a_minted_id_has_no_identity() -> None:
     assert custom_event(volatile=True, minted=True).identity is None
     assert custom_event(volatile=True, minted=False).identity == "e1"

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 JOINED, LEFT = "call.session_participant_joined", "call.session_participant_left"
 STARTED, ENDED = "call.session_started", "call.session_ended"
+RUNNING = {"id": "a session that has not ended yet"}
 ANN, BOB = Seat(CID, "ann"), Seat(CID, "bob")
 
 
@@ -81,6 +82,7 @@ class World:
         self.store = MemoryStore()
         self.sockets = Sockets()
         self.created = {CID, OTHER}
+        self.describe_error: Exception | None = None
         self.numbers = itertools.count(1)
         self.service = self.make()
 
@@ -105,7 +107,9 @@ class World:
         return f"id-{next(self.numbers)}"
 
     async def describe(self, cid: str) -> dict[str, Any] | None:
-        return {"cid": cid} if cid in self.created else None
+        if self.describe_error is not None:
+            raise self.describe_error
+        return {"cid": cid, "session": RUNNING} if cid in self.created else None
 
     async def join(self, user_id: str = "ann", cid: str = CID) -> Any:
         """Let a user's socket watch a call, and the user join it."""
@@ -160,7 +164,7 @@ async def test_the_first_one_starts_the_session_and_everybody_is_announced(world
     assert world.said == [(STARTED, ""), (JOINED, "ann"), (JOINED, "bob")]
     started, joined, other = world.events
     assert started["session_id"] == joined["session_id"] == other["session_id"] == session.id
-    assert started["call"] == {"cid": CID}
+    assert started["call"] == {"cid": CID, "session": RUNNING}
     shown = joined["participant"]
     [kept] = session.participants
     assert shown["user"]["name"] == "Ann"
@@ -237,7 +241,8 @@ async def test_the_last_one_out_ends_the_session(world: World) -> None:
     heard = await world.hear_after(10)
     assert sorted(heard[-3:-1]) == [(LEFT, "ann"), (LEFT, "bob")]
     assert heard[-1] == (ENDED, "")
-    assert (world.events[-1]["session_id"], world.events[-1]["call"]) == (session.id, {"cid": CID})
+    assert world.events[-1]["session_id"] == session.id
+    assert world.events[-1]["call"] == {"cid": CID, "current_session_id": ""}
     assert await world.service.sessions([CID]) == {}
     assert world.sessions._marks == {}
     assert (await world.join()).id != session.id
@@ -323,6 +328,19 @@ async def test_nobody_leaves_while_a_process_does_not_answer(world: World) -> No
     world.leave()
     assert await world.hear_after(15) == []
     assert await world.hear_after(30) == [(LEFT, "ann"), (ENDED, "")]
+
+
+async def test_a_mistake_in_describing_a_call_stops_nothing(world: World) -> None:
+    await world.join()
+    await world.join("bob", OTHER)
+    await asyncio.sleep(60)
+    world.describe_error = RuntimeError("a mistake")
+    world.leave()
+    world.leave(Seat(OTHER, "bob"))
+    await asyncio.sleep(10)
+    world.describe_error = None
+    await asyncio.sleep(30)
+    assert sorted(world.said[4:]) == [(ENDED, ""), (ENDED, ""), (LEFT, "ann"), (LEFT, "bob")]
 
 
 @pytest.mark.parametrize("failing", [1, 2, 5])

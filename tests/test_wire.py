@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
 from relay import wire
+from relay.calls import Participant
 from relay.errors import BadInput
 
 FIRST_NS, LAST_NS = 10**17, 2**63 - 1
@@ -68,7 +69,9 @@ def test_what_is_no_json_is_refused(text: bytes | str) -> None:
 
 def test_nesting_ends_at_sixty_four_levels() -> None:
     assert wire.decode("[" * 64 + "]" * 64)
+    assert wire.decode("[" + "[]," * 99 + "[]]"), "many brackets are no depth"
     assert reason("[" * 65 + "]" * 65) == "too_deep"
+    assert reason(b"[" * 40 + b'{"a":' * 25 + b"1" + b"}" * 25 + b"]" * 40) == "too_deep"
     assert reason('{"a":' * 65 + "1" + "}" * 65) == "too_deep"
     assert reason("[" * 100_000 + "]" * 100_000) == "too_deep"
 
@@ -177,3 +180,8 @@ def test_a_text_frame_is_what_websockets_would_write(length: int) -> None:
     payload = b"x" * length
     theirs = Frame(Opcode.TEXT, payload).serialize(mask=False)
     assert wire.text_frame(payload) == theirs
+
+
+def test_what_was_encoded_is_read_back_as_its_kind() -> None:
+    ann = Participant(user_id="ann", user_session_id="s", role="user", joined_at=7)
+    assert wire.reader(Participant)(wire.encode(ann)) == ann

@@ -296,6 +296,7 @@ async def delete(api: Context, request: Request, caller: Caller) -> Response:
     call = await api.call(cid)
     caller.check_may("end-call", call)
     seen = await views.view(api, [call], len(call.members))
+    await api.joins.end(cid)  # while the call can still be shown
     deleted = await api.store.delete_call(cid)
     if deleted is None:
         raise no_such_call(cid)
@@ -305,7 +306,6 @@ async def delete(api: Context, request: Request, caller: Caller) -> Response:
         {"call": seen.call(deleted)},
         members=[member.user_id for member in deleted.members],
     )
-    await api.joins.end(cid)
     return http.answer(request, {"call": seen.call(deleted)}, 201)
 
 

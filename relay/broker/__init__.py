@@ -158,6 +158,12 @@ class Broker(Protocol):
         """Do the atomic step. The event takes its place in the queue before the first await."""
         ...
 
+    def publish_now(self, event: Event) -> Publication | None:
+        """Do the atomic step without waiting; None, with nothing done, where it has to be waited
+        for: then ``publish``. For callers that return to the loop: it is the loop that delivers.
+        """
+        ...
+
     async def subscribe(self, cid: str) -> None:
         """Hand over publications of ``cid`` from now on; returns when the broker confirmed."""
         ...
@@ -189,6 +195,13 @@ class Broker(Protocol):
         """Return the processes that are alive (heard of in the last ten seconds)."""
         ...
 
+    async def set_connections(self, user_id: str, count: int) -> dict[str, int]:
+        """Say how many sockets a user has on this process; return the numbers by process.
+
+        Processes that died are left out once that is known (after ten seconds).
+        """
+        ...
+
     def receive(self, receiver: Receiver) -> None:
         """Hand messages of processes to ``receiver``; until then they are dropped."""
         ...
@@ -201,9 +214,10 @@ class Broker(Protocol):
         ...
 
     async def broadcast(self, notice: bytes) -> None:
-        """Give a notice to the receivers of all processes, this one's included; at most once.
+        """Give a notice to the receivers of all processes, this one's included.
 
-        It comes after what this process has published before, as far as one Redis carries both.
+        It comes after what this process has published before, as far as one Redis carries both. A
+        process that cannot hear it just now gets it when it can, for up to an hour.
         """
         ...
 

@@ -1,6 +1,6 @@
 """Find what a query matches by way of indexes, and look at no more records than its budget allows.
 
-    found = await find(query, source)
+    found = await Queries().find(query, source)
 
 The same for both stores: a ``Source`` is what differs. The shortest index that has every match is
 walked, each record it names is looked at, and the walk ends when the page is full; a query that
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from relay.broker import indexes
 from relay.broker.indexes import Plan, Span
 from relay.calls import Call
-from relay.errors import BadInput
-from relay.filters import Found, Query, page, select
+from relay.errors import BadInput, Unavailable
+from relay.filters import Found, Query, arrange, page
 from relay.users import User
 
 R = TypeVar("R", bound=Call | User)
@@ -31,6 +31,14 @@ BYTES_MOST: Final = 64 * 1024 * 1024
 
 AT_ONCE: Final = 250
 """Records that are asked for together; large ones fewer, see ``Budget.share``."""
+
+FIRST: Final = 26
+"""Records that are asked for before it is known how large they are: a page and one more."""
+
+QUERIES_AT_ONCE: Final = 4
+QUERY_S: Final = 5.0
+TURN_S: Final = 0.005
+"""How long records are looked at without a break."""
 
 _SHARE_BYTES: Final = 4 * 1024 * 1024
 
@@ -89,29 +97,69 @@ class Source(Protocol[R]):
         ...
 
 
-async def find(query: Query, source: Source[R], budget: Budget | None = None) -> Found[R]:
+class Queries:
+    """Answers queries, a few at a time: what else a process asks of Redis goes by the same link.
+
+    ``query_s`` bounds how long one takes, its wait for the others included.
+    """
+
+    def __init__(self, *, at_once: int = QUERIES_AT_ONCE, query_s: float = QUERY_S) -> None:
+        self._query_s = query_s
+        self._querying = asyncio.Semaphore(at_once)
+
+    async def find(self, query: Query, source: Source[R]) -> Found[R]:
+        """Return the page that a query wants.
+
+        Raises ``BadInput`` when it would cost too much, ``Unavailable`` when it takes too long.
+        """
+        try:
+            async with asyncio.timeout(self._query_s), self._querying:
+                return await find(query, source, Budget(query))
+        except TimeoutError:
+            raise Unavailable(
+                f"the query was not answered within {self._query_s:g} s: narrow it, or try again"
+            ) from None
+
+
+async def find(query: Query, source: Source[R], budget: Budget) -> Found[R]:
     """Return the page that a query wants; raises ``BadInput`` when it would cost too much."""
-    budget = budget or Budget(query)
     plan = indexes.plan(query)
     if plan.identities is not None:
-        return select(await _look_at(plan.identities, source, budget), query)
+        named = await _look_at(plan.identities, source, budget)
+        return arrange(await _matches(named, query), query)
     names, candidates = await _shortest(plan, source)
     if plan.streams:
         return page(await _stream(query, plan, names, source, budget), query)
     budget.check(candidates)
     matches: list[R] = []
     async for records in _records(plan.span, names, source, budget, ascending=True):
-        matches.extend(record for record in records if query.filter.matches(record))
-    return select(matches, query)
+        matches.extend(await _matches(records, query))
+    return arrange(matches, query)
+
+
+async def _matches(records: Iterable[R], query: Query) -> list[R]:
+    """Return the records that a filter matches; a costly one lets others have their turn."""
+    now = asyncio.get_running_loop().time
+    due = now() + TURN_S
+    found: list[R] = []
+    for record in records:
+        if query.filter.matches(record):
+            found.append(record)
+        if now() > due:
+            await asyncio.sleep(0)
+            due = now() + TURN_S
+    return found
 
 
 async def _look_at(identities: Sequence[str], source: Source[R], budget: Budget) -> list[R]:
     found: list[R] = []
-    begin = 0
+    begin, portion = 0, FIRST
     while begin < len(identities):
-        wanted = identities[begin : begin + budget.share(AT_ONCE)]
+        budget.check(1)
+        wanted = identities[begin : begin + budget.share(portion)]
         found.extend(record for record in await source.look(wanted, budget) if record is not None)
         begin += len(wanted)
+        portion *= 2
     return found
 
 
@@ -133,7 +181,7 @@ async def _stream(
     ascending = indexes.ascends(query)
     chunks = _records(plan.span, names, source, budget, ascending=ascending, first=query.limit + 1)
     async for records in chunks:
-        matches.extend(record for record in records if query.filter.matches(record))
+        matches.extend(await _matches(records, query))
         if len(matches) > query.limit:
             break
     return matches[: query.limit + 1]
@@ -146,7 +194,7 @@ async def _records(
     budget: Budget,
     *,
     ascending: bool,
-    first: int = AT_ONCE,
+    first: int = FIRST,
 ) -> AsyncIterator[list[R]]:
     """Yield the records that indexes name, each once, in their order and in growing portions."""
     walk = _Walk(span, names, source, ascending=ascending)

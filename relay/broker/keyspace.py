@@ -32,6 +32,7 @@ class Keyspace:
         self.everybody = f"{prefix}all"
         self.ingest = f"{prefix}ingest"
         self.ingest_lease = f"{prefix}ingest:lease"
+        self.notices = f"{prefix}notices"
         self.nodes = f"{prefix}nodes"
         self.seats = f"{prefix}seats"
         self.seats_lease = f"{prefix}seats:lease"
@@ -69,6 +70,10 @@ class Keyspace:
     def call(self, cid: str) -> str:
         """Return the key of the call as the store keeps it."""
         return self._of_call(cid, "call")
+
+    def connections(self, user_id: str) -> str:
+        """Return the hash of how many sockets a user has, by process."""
+        return f"{self._prefix}sockets:{user_id}"
 
     def user(self, user_id: str) -> str:
         """Return the key of a user as the store keeps it."""

@@ -99,6 +99,7 @@ class MemoryBroker:
         self._calls: OrderedDict[str, _Call] = OrderedDict()
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._subscribed: set[str] = set()
+        self._due: list[tuple[str, Position | None, bytes]] = []
         self._rosters: dict[str, Roster] = {}
         self._listener: Listener | None = None
         self._desk = Desk()
@@ -120,15 +121,19 @@ class MemoryBroker:
 
     async def publish(self, event: Event) -> Publication:
         """Do the atomic step; raises ``Unavailable`` when too many ids are remembered."""
-        publication = self._step(event)
+        publication = self.publish_now(event)
         # Redis makes every publisher wait; without this one that only publishes would never let
         # anything be delivered.
         await asyncio.sleep(0)
         return publication
 
-    def _step(self, event: Event) -> Publication:
+    def publish_now(self, event: Event) -> Publication:
+        """Do the atomic step; raises ``Unavailable`` when too many ids are remembered."""
         now = self._clock()
         self._expire(now)
+        # The step cannot fail half-way here, so the relay never repeats an id that it minted.
+        if event.minted:
+            return _publication(event, self._show(event, now))
         key, alias = seen_key(event), alias_key(event)
         seen, seen_alias = self._find(key, now), self._find(alias, now)
         reused = any(
@@ -137,16 +142,22 @@ class MemoryBroker:
         )
         if seen is not None:
             return _publication(event, seen.position, duplicate=True, reused=reused)
-        # The step cannot fail half-way here, so the relay never repeats an id that it minted.
-        keys = [] if event.minted else [name for name in (key, alias) if name is not None]
+        keys = [name for name in (key, alias) if name is not None]
         if keys and len(self._seen) + len(keys) > self._seen_bound:
             raise Unavailable("the relay remembers too many event ids: try again later")
-        position, body = (None, event.body) if event.volatile else self._append(event, now)
+        position = self._show(event, now)
         for name in keys:
             self._remember(name, _Seen(now + self._window, event.fingerprint, position), now)
-        if event.cid in self._subscribed:
-            asyncio.get_running_loop().call_soon(self._deliver, event.cid, position, body)
         return _publication(event, position, reused=reused)
+
+    def _show(self, event: Event, now: int) -> Position | None:
+        """Keep the event where it is to be kept, and hand it over in the next loop turn."""
+        position, body = (None, event.body) if event.volatile else self._append(event, now)
+        if event.cid in self._subscribed:
+            if not self._due:
+                asyncio.get_running_loop().call_soon(self._hand_over)
+            self._due.append((event.cid, position, body))
+        return position
 
     def _find(self, key: str | None, now: int) -> _Seen | None:
         """Return what is remembered of an id, None when nothing or no longer."""
@@ -161,15 +172,18 @@ class MemoryBroker:
     def _append(self, event: Event, now: int) -> tuple[Position, bytes]:
         call = self._call(event.cid, now)
         call.offset += 1
-        body = placed(event.body, call.top)
+        top = call.top
+        body = placed(event.body, top)
         call.entries.append(_Kept(now, Entry(call.offset, body)))
         if len(call.entries) > self._limits.history_count:
             call.entries.popleft()
-        return call.top, body
+        return top, body
 
-    def _deliver(self, cid: str, position: Position | None, body: bytes) -> None:
-        if self._listener is not None and cid in self._subscribed:
-            self._listener.on_publication(cid, position, body)
+    def _hand_over(self) -> None:
+        due, self._due = self._due, []
+        for cid, position, body in due:
+            if self._listener is not None and cid in self._subscribed:
+                self._listener.on_publication(cid, position, body)
 
     def _call(self, cid: str, now: int) -> _Call:
         """Return a call, new if need be, as the one used last and with nothing that is too old."""
@@ -236,6 +250,10 @@ class MemoryBroker:
     async def nodes(self) -> frozenset[str]:
         """Return the processes that are alive: this one."""
         return frozenset((self._node,))
+
+    async def set_connections(self, user_id: str, count: int) -> dict[str, int]:
+        """Return the number that is said: this process is the only one."""
+        return {self._node: count} if count else {}
 
     def receive(self, receiver: Receiver) -> None:
         """Hand messages to ``receiver``."""

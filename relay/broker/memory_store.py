@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Generic, TypeVar
 
 from relay.broker import Change
-from relay.broker.finding import Budget, find
+from relay.broker.finding import Budget, Queries
 from relay.broker.indexes import Mark, Span, marks_of_call, marks_of_user
 from relay.broker.rules import call_text, life_of_user_s
 from relay.calls import Call
@@ -29,7 +29,7 @@ FORGOTTEN_AT_ONCE: Final = 4
 """Looked at with each new use, so that more is forgotten than comes."""
 
 
-class _Table(Generic[R]):
+class MemoryTable(Generic[R]):
     """Records of one kind, by their ids, and their indexes."""
 
     def __init__(self, marks_of: Callable[[R], frozenset[Mark]]) -> None:
@@ -47,9 +47,13 @@ class _Table(Generic[R]):
         else:
             self.records[identity] = after
         for index, text in new - old:
-            insort(self._indexes[index], text)
+            self.mark(index, text)
         for index, text in old - new:
             self._unmark(index, text)
+
+    def mark(self, index: str, text: str) -> None:
+        """Set a mark."""
+        insort(self._indexes[index], text)
 
     def _unmark(self, index: str, text: str) -> None:
         texts = self._indexes[index]
@@ -76,7 +80,7 @@ class _Table(Generic[R]):
 
     async def look(self, identities: Sequence[str], budget: Budget) -> list[R | None]:
         """Return records by their ids, None for those that are not there."""
-        await asyncio.sleep(0)  # a long query lets others have their turn
+        await asyncio.sleep(0)  # as a look into Redis does
         budget.spend(len(identities), 0)
         return [self.records.get(identity) for identity in identities]
 
@@ -85,11 +89,12 @@ class MemoryStore:
     """Calls and users in this process."""
 
     def __init__(self) -> None:
-        self._calls = _Table[Call](marks_of_call)
-        self._users = _Table[User](marks_of_user)
-        # Both in the order in which they are forgotten, about.
+        self._queries = Queries()
+        self._calls = MemoryTable[Call](marks_of_call)
+        self._users = MemoryTable[User](marks_of_user)
+        # In the order in which they are forgotten; uses by the length of their window, so too.
         self._forgotten_at: OrderedDict[str, int] = OrderedDict()
-        self._spent: OrderedDict[tuple[str, int, int], int] = OrderedDict()
+        self._spent: defaultdict[int, OrderedDict[tuple[int, str], int]] = defaultdict(OrderedDict)
 
     # -- users ----------------------------------------------------------------------------------
 
@@ -122,7 +127,7 @@ class MemoryStore:
 
     async def query_users(self, query: Query) -> Found[User]:
         """Return the users that a query matches."""
-        return await find(query, self._users)
+        return await self._queries.find(query, self._users)
 
     # -- calls ----------------------------------------------------------------------------------
 
@@ -165,23 +170,18 @@ class MemoryStore:
 
     async def query_calls(self, query: Query) -> Found[Call]:
         """Return the calls that a query matches."""
-        return await find(query, self._calls)
+        return await self._queries.find(query, self._calls)
 
     # -- counting -------------------------------------------------------------------------------
 
     async def spend(self, key: str, window_s: int, now_ns: int) -> int:
         """Count one more use of ``key`` in the current window; return how many there were in it."""
         window = now_ns // 1_000_000_000 // window_s
-        place = (key, window_s, window)
-        self._spent[place] = self._spent.get(place, 0) + 1
-        self._expire(now_ns)
-        return self._spent[place]
-
-    def _expire(self, now_ns: int) -> None:
-        """Drop windows that ended, a few at a time."""
+        uses = self._spent[window_s]
+        uses[window, key] = spent = uses.get((window, key), 0) + 1
         for _ in range(FORGOTTEN_AT_ONCE):
-            place = next(iter(self._spent))
-            _, window_s, window = place
-            if (window + 2) * window_s * 1_000_000_000 > now_ns:
+            oldest = next(iter(uses))
+            if oldest[0] + 1 >= window:
                 break
-            del self._spent[place]
+            del uses[oldest]
+        return spent

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -38,6 +38,8 @@ OLDEST_REDIS: Final = 7
 HEARTBEAT_S: Final = 3.0
 DEAD_AFTER_S: Final = 10.0
 POSITIONS_AT_ONCE: Final = 500
+CONNECTIONS_LIFE_S: Final = 86_400.0
+"""How long numbers of sockets are kept of a user whose sockets neither come nor go."""
 COMMAND_BOUND: Final = 10_000
 """Requests that may wait on the command connection."""
 
@@ -45,9 +47,9 @@ _DUPLICATE: Final = 1
 _REUSED: Final = 2
 
 _COMMAND_SCRIPTS: Final = (
-    scripts.DUE, scripts.END, scripts.HEARTBEAT, scripts.HISTORY, scripts.JOIN, scripts.LEASE,
-    scripts.LEAVE, scripts.NODES, scripts.POSITIONS, scripts.REPLACE, scripts.ROSTER, scripts.SEATS,
-    scripts.SPEND,
+    scripts.CONNECTIONS, scripts.DUE, scripts.END, scripts.HEARTBEAT, scripts.HISTORY, scripts.JOIN,
+    scripts.LEASE, scripts.LEAVE, scripts.NODES, scripts.NOTIFY, scripts.POSITIONS, scripts.REPLACE,
+    scripts.ROSTER, scripts.SEATS, scripts.SPEND,
 )  # fmt: skip
 
 
@@ -124,6 +126,7 @@ class RedisBroker:
             await self._check_version()
             await self._check_partitions()
             await self._publishing.start()
+            await self._messages.start()
             await self._subscriber.start(listener, self._channels(live))
             await self._beat()
             self._beat_is_due.clear()
@@ -174,6 +177,7 @@ class RedisBroker:
     def _on_changed(self) -> None:
         links = (self._publishing, self.commands, self._subscriber)
         metrics.REDIS_UP.set(all(link.is_connected for link in links))
+        self._messages.changed(listening=self._subscriber.is_connected)
         if self.commands.is_connected:
             self._beat_is_due.set()  # before anything else is said: Redis may have lost everything
 
@@ -204,6 +208,9 @@ class RedisBroker:
             duplicate=bool(flags & _DUPLICATE),
             reused=bool(flags & _REUSED),
         )
+
+    def publish_now(self, event: Event) -> None:
+        """Do nothing: Redis always has to be waited for."""
 
     async def _publish_unmarked(self, event: Event) -> Publication:
         """Publish what is neither kept nor remembered, in its turn among the others."""
@@ -306,17 +313,26 @@ class RedisBroker:
     async def rosters(self, cid: str) -> dict[str, Roster]:
         """Return who watches ``cid``, by process; processes that died are left out."""
         key = self.keyspace.roster(cid)
+        texts = await self._of_the_living(key, self.commands.request("HGETALL", key))
+        return {node: msgspec.convert(wire.decode(text), Roster) for node, text in texts.items()}
+
+    async def set_connections(self, user_id: str, count: int) -> dict[str, int]:
+        """Say how many sockets a user has on this process; return the numbers by process."""
+        key = self.keyspace.connections(user_id)
+        saying = self.commands.run(
+            scripts.CONNECTIONS, [key], self._node, count, int(CONNECTIONS_LIFE_S * 1000)
+        )
+        return {node: int(text) for node, text in (await self._of_the_living(key, saying)).items()}
+
+    async def _of_the_living(self, key: str, reading: Awaitable[Any]) -> dict[str, bytes]:
+        """Return a hash by process as ``reading`` finds it; the dead are taken out of it."""
         # In this order: who said something, and then whether they still live. The other way round
         # one that came in between would be taken for dead.
-        flat, alive = await asyncio.gather(self.commands.request("HGETALL", key), self.nodes())
+        flat, alive = await asyncio.gather(reading, self.nodes())
         texts = {node.decode(): text for node, text in zip(flat[::2], flat[1::2], strict=True)}
         if dead := [node for node in texts if node not in alive]:
             await self.commands.request("HDEL", key, *dead)
-        return {
-            node: msgspec.convert(wire.decode(text), Roster)
-            for node, text in texts.items()
-            if node in alive
-        }
+        return {node: text for node, text in texts.items() if node in alive}
 
     async def nodes(self) -> frozenset[str]:
         """Return the processes that are alive (heard of in the last ten seconds)."""

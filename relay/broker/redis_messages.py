@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import Collection
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 from relay import logs, wire
+from relay.broker import scripts
 from relay.broker.desk import Desk
 from relay.broker.keyspace import Keyspace
 from relay.broker.link import Link
 from relay.errors import RelayError, Unavailable
+from relay.retry import backoff
 from relay.tasks import within
 
 __all__ = ["RedisMessages"]
@@ -27,6 +30,8 @@ ASKED_BOUND: Final = 10_000
 """Questions of this process that may wait for an answer."""
 ANSWERING_BOUND: Final = 1000
 """Questions of others that may be answered at once; who asks beyond that gets no answer."""
+NOTICES_KEPT: Final = 1000
+NOTICES_KEPT_S: Final = 3600.0
 
 
 class _Tell(msgspec.Struct, tag="tell", frozen=True):
@@ -37,7 +42,9 @@ class _Tell(msgspec.Struct, tag="tell", frozen=True):
 
 
 class _Notice(msgspec.Struct, tag="notice", frozen=True):
-    """Something for all processes."""
+    """Something for all processes; ``id`` is that of its entry in the stream of notices."""
+
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,20}-[0-9]{1,20}$")]
 
 
 class _Question(msgspec.Struct, tag="question", frozen=True):
@@ -66,14 +73,26 @@ class RedisMessages:
         self._node = node
         self._numbers = itertools.count(1)
         self._asked: dict[str, asyncio.Future[bytes]] = {}
+        self._is_listening = False
+        self._last_notice = "0-0"
+        self._reading: asyncio.Task[None] | None = None
+        self._unread = False
+        self._random = random.Random()  # noqa: S311 - jitter, not secrets
 
     async def tell(self, user_ids: Collection[str], cid: str | None, body: bytes) -> None:
         """Give a text to all processes, for the sockets of these users."""
         await self._send(self._keyspace.everybody, _Tell(list(user_ids), cid), body)
 
     async def broadcast(self, notice: bytes) -> None:
-        """Give a notice to all processes."""
-        await self._send(self._keyspace.everybody, _Notice(), notice)
+        """Give a notice to all processes; doing it twice does what doing it once does."""
+        await self._commands.run(
+            scripts.NOTIFY,
+            [self._keyspace.notices],
+            self._keyspace.everybody,
+            notice,
+            NOTICES_KEPT,
+            int(NOTICES_KEPT_S * 1000),
+        )
 
     async def ask(self, node: str, question: bytes) -> bytes:
         """Return what a process answers; raises ``Unavailable`` when it does not."""
@@ -107,8 +126,8 @@ class RedisMessages:
         match head:
             case _Tell(user_ids, cid):
                 self._desk.told(user_ids, cid, body)
-            case _Notice():
-                self._desk.noticed(body)
+            case _Notice(entry):
+                self._notice(entry, body)
             case _Question(number, sender):
                 self._take_question(number, sender, body)
             case _Answer(number):
@@ -128,3 +147,60 @@ class RedisMessages:
             await self._send(self._keyspace.inbox(sender), _Answer(number), answer)
         except Unavailable as error:  # who asked has a limit of its own
             log.info("a question stays unanswered", sender=sender, reason=error.message)
+
+    # -- notices ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Learn which notices are older than this process; raises ``Unavailable``."""
+        reply = await self._commands.request(
+            "XREVRANGE", self._keyspace.notices, "+", "-", "COUNT", 1
+        )
+        if reply:
+            self._last_notice = reply[0][0].decode()
+
+    def changed(self, *, listening: bool) -> None:
+        """Learn whether messages arrive; read up on the notices that did not."""
+        if listening and not self._is_listening:
+            self._unread = True
+            if self._reading is None:
+                self._reading = self._desk.tasks.spawn(self._read_up())
+        self._is_listening = listening
+
+    def _notice(self, entry: str, notice: bytes) -> None:
+        """Hand a notice over, unless older ones are being read: it is among those that follow.
+
+        One that was read already may arrive after that.
+        """
+        if self._reading is not None:
+            self._unread = True
+        elif _place(entry) > _place(self._last_notice):
+            self._last_notice = entry
+            self._desk.noticed(notice)
+
+    async def _read_up(self) -> None:
+        """Hand over the notices since the last one, until none has come meanwhile."""
+        failures = 0
+        try:
+            while self._unread:
+                self._unread = False
+                try:
+                    entries = await self._commands.request(
+                        "XRANGE", self._keyspace.notices, f"({self._last_notice}", "+"
+                    )
+                except Unavailable as error:
+                    failures += 1
+                    self._unread = True
+                    log.info("notices may be missing", reason=error.message)
+                    await asyncio.sleep(backoff(failures, self._random))
+                    continue
+                for entry, fields in entries:
+                    self._last_notice = entry.decode()
+                    self._desk.noticed(fields[1])
+        finally:
+            self._reading = None
+
+
+def _place(entry: str) -> tuple[int, int]:
+    """Return the id of an entry as numbers, which compare."""
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number)

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection
-from typing import Final, TypeVar
 
 from relay import wire
 from relay.broker import Change, scripts
-from relay.broker.finding import find
+from relay.broker.finding import Queries
 from relay.broker.indexes import marks_of_call, marks_of_user
 from relay.broker.redis_broker import RedisBroker
 from relay.broker.redis_table import Table
 from relay.broker.rules import call_text, life_of_user_s
 from relay.calls import Call
-from relay.errors import Unavailable
 from relay.filters import Found, Query
 from relay.users import Profile, User, changed
 
 __all__ = ["RedisStore"]
 
-R = TypeVar("R", bound=Call | User)
-
-QUERIES_AT_ONCE: Final = 4
-"""Queries of a process that read at the same time: the others' requests go by the same link."""
-
-QUERY_S: Final = 5.0
-"""How long a query may take, its wait for the others included."""
-
 
 class RedisStore:
     """The store of a relay that runs on Redis; it speaks through the broker's connection."""
 
-    def __init__(self, broker: RedisBroker, *, query_s: float = QUERY_S) -> None:
+    def __init__(self, broker: RedisBroker, queries: Queries | None = None) -> None:
         self._redis = broker.commands
         self._keyspace = broker.keyspace
-        self._query_s = query_s
-        self._querying = asyncio.Semaphore(QUERIES_AT_ONCE)
+        self._queries = queries or Queries()
         self._calls = Table(
             self._redis, self._keyspace, Call,
             key=self._keyspace.call, text_of=call_text, marks_of=marks_of_call, life_s=_for_ever,
@@ -67,7 +55,7 @@ class RedisStore:
 
     async def query_users(self, query: Query) -> Found[User]:
         """Return the users that a query matches."""
-        return await self._find(query, self._users)
+        return await self._queries.find(query, self._users)
 
     # -- calls ----------------------------------------------------------------------------------
 
@@ -102,16 +90,7 @@ class RedisStore:
 
     async def query_calls(self, query: Query) -> Found[Call]:
         """Return the calls that a query matches."""
-        return await self._find(query, self._calls)
-
-    async def _find(self, query: Query, table: Table[R]) -> Found[R]:
-        try:
-            async with asyncio.timeout(self._query_s), self._querying:
-                return await find(query, table)
-        except TimeoutError:
-            raise Unavailable(
-                f"the query was not answered within {self._query_s:g} s: narrow it, or try again"
-            ) from None
+        return await self._queries.find(query, self._calls)
 
     # -- counting -------------------------------------------------------------------------------
 

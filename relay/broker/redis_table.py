@@ -164,7 +164,8 @@ class Table(Generic[R]):
 
     async def _prolong(self, key: str, record: R | None) -> None:
         if record is not None and (life_s := self._life_s(record)):
-            await self._redis.request("EXPIRE", key, life_s)
+            # XX: not when somebody has just made it a record that stays.
+            await self._redis.request("EXPIRE", key, life_s, "XX")
 
     # -- finding: a ``Source`` ------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ in any order. Numbers are equal by value; ``true`` is no number and ``"1"`` neit
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from operator import ge, gt, le, lt
 from typing import Any, Final
@@ -88,14 +87,6 @@ def comparable(value: Any) -> tuple[int, Any] | None:
     return _OBJECT, id(value)
 
 
-def _forms(value: Any) -> set[tuple[int, Any] | None]:
-    """Return everything that a value equals."""
-    forms = {comparable(value)}
-    if isinstance(value, list | tuple):
-        forms.update(map(comparable, value))
-    return forms
-
-
 def check(operator: str, operand: Any) -> Check:
     """Return the check of an operator with an operand that fits it (see ``reading``)."""
     return CHECKS[operator](operand)
@@ -103,12 +94,19 @@ def check(operator: str, operand: Any) -> Check:
 
 def _equal(operand: Any) -> Check:
     wanted = comparable(operand)
-    return lambda value: wanted in _forms(value)
+    contains = _contains(operand)
+    return lambda value: comparable(value) == wanted or contains(value)
 
 
 def _among(operand: list[Any]) -> Check:
     wanted = frozenset(map(comparable, operand))
-    return lambda value: not wanted.isdisjoint(_forms(value))
+
+    def among(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return not wanted.isdisjoint(map(comparable, value))
+        return comparable(value) in wanted
+
+    return among
 
 
 def _contains(operand: Any) -> Check:
@@ -141,9 +139,6 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Check]:
     return made
 
 
-_WORD: Final = re.compile(r"\w+")
-
-
 def _autocomplete(operand: str) -> Check:
     """Every word of the operand begins a word of the text, whatever its case."""
     parts = operand.casefold().split()
@@ -152,10 +147,17 @@ def _autocomplete(operand: str) -> Check:
         if not isinstance(value, str):
             return False
         text = value.casefold()
-        words = text.split() + _WORD.findall(text)
-        return all(any(word.startswith(part) for word in words) for part in parts)
+        return all(_begins_a_word(part, text) for part in parts)
 
     return completes
+
+
+def _begins_a_word(part: str, text: str) -> bool:
+    """Tell whether a part stands somewhere with no letter, digit or ``_`` before it."""
+    at = text.find(part)
+    while at > 0 and (text[at - 1].isalnum() or text[at - 1] == "_"):
+        at = text.find(part, at + 1)
+    return at >= 0
 
 
 CHECKS: Final[dict[str, Callable[[Any], Check]]] = {

@@ -193,10 +193,15 @@ def _fits(field: Field, value: Any) -> bool:
 
 def select(items: Iterable[T], query: Query) -> Found[T]:
     """Return the page that a query wants of records that are all at hand."""
+    return arrange([item for item in items if query.filter.matches(item)], query)
+
+
+def arrange(matches: Iterable[T], query: Query) -> Found[T]:
+    """Return the page that a query wants of all its matches, given in any order."""
     is_behind = query.is_behind()
-    matches = [item for item in items if query.filter.matches(item) and is_behind(item)]
-    matches.sort(key=query.place, reverse=not query.is_forward())
-    return page(matches[: query.limit + 1], query)
+    behind = [match for match in matches if is_behind(match)]
+    behind.sort(key=query.place, reverse=not query.is_forward())
+    return page(behind[: query.limit + 1], query)
 
 
 def page(matches: list[T], query: Query) -> Found[T]:

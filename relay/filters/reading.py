@@ -30,6 +30,7 @@ CONDITIONS_MOST: Final = 100
 DEPTH_MOST: Final = 8
 SORT_MOST: Final = 5
 TEXT_MOST: Final = 5120
+AUTOCOMPLETE_MOST: Final = 256
 _NUMBERS: Final = range(-(2**63), 2**64)
 
 _SAYS: Final = {
@@ -238,9 +239,11 @@ def _operand(field: Field, operator: str, value: Any, path: str, most: int) -> A
             return value
         raise BadInput(f"{path} must be true or false")
     if operator == "$autocomplete":
-        if isinstance(value, str) and value.strip() and len(value) <= TEXT_MOST:
+        if isinstance(value, str) and value.strip() and len(value) <= AUTOCOMPLETE_MOST:
             return value
-        raise BadInput(f"{path} must be a string that is not blank")
+        raise BadInput(
+            f"{path} must be a string of at most {AUTOCOMPLETE_MOST} characters, not all blank"
+        )
     if operator in _LISTS:
         return _list(field, value, path, most)
     if operator in ("$eq", "$ne"):

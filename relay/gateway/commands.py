@@ -1,7 +1,8 @@
 """Carry out one socket's commands, one after another: replies come in the order of the commands.
 
 What the session refuses or answers at once does not wait for them; replies are told by their id.
-A worker exists only while commands wait; an idle socket has neither a task nor a queue.
+A worker exists only while commands wait: an idle socket has neither a task nor a queue, and an
+event that the broker takes at once needs none, since a task costs as much as the rest of the way.
 """
 
 from __future__ import annotations
@@ -18,11 +19,36 @@ from relay.gateway.session import Action, Login, Refresh, Send, Unwatch, Watch
 if TYPE_CHECKING:
     from relay.gateway.connection import Connection
     from relay.gateway.sockets import Sockets
+    from relay.tokens import Claims
 
 log = logs.get(__name__)
 
 QUEUE_LIMIT: Final = 100
 """Commands that wait for their turn before the socket is no longer read."""
+
+
+def publish_now(connection: Connection, sockets: Sockets, action: Send) -> bool:
+    """Publish and reply in this loop turn; False, with nothing done, where a worker has to wait."""
+    try:
+        publication = sockets.publish_now(connection, action.event)
+        if publication is not None:
+            connection.reply(frames.sent(action.id, publication))
+    except Exception as error:  # noqa: BLE001 - the top of a command's way, as in a worker
+        _tell(connection, sockets, action, error)
+        return True
+    return publication is not None
+
+
+def _tell(connection: Connection, sockets: Sockets, action: Action, error: Exception) -> None:
+    """Reply to a command that failed; end the socket over what must not happen."""
+    if isinstance(error, RelayError):
+        if not isinstance(action, Send):  # what was to be published, its door has counted
+            sockets.door.refused(error)
+        connection.reply(frames.error(getattr(action, "id", None), error))
+    else:
+        what, peer = type(action).__name__, connection.peer
+        log.error("command failed", action=what, peer=peer, exc_info=error)
+        connection.end(Close.INTERNAL_ERROR, "internal error", "internal")
 
 
 class Worker:
@@ -54,13 +80,8 @@ class Worker:
                 await self._log_in(action)
             else:
                 connection.reply(await self._reply_to(action))
-        except RelayError as error:
-            if not isinstance(action, Send):  # what was to be published, its door has counted
-                self._sockets.door.refused(error)
-            connection.reply(frames.error(getattr(action, "id", None), error))
-        except Exception:
-            log.exception("command failed", action=type(action).__name__, peer=connection.peer)
-            connection.end(Close.INTERNAL_ERROR, "internal error", "internal")
+        except Exception as error:  # noqa: BLE001 - it is told and logged
+            _tell(connection, self._sockets, action, error)
 
     async def _reply_to(self, action: Action) -> bytes:
         sockets, connection = self._sockets, self._connection
@@ -72,13 +93,22 @@ class Worker:
                 sockets.unwatch(connection, cid)
                 return frames.unwatched(command_id, cid)
             case Send(command_id, event):
-                return frames.sent(command_id, await sockets.publish(event))
+                return frames.sent(command_id, await sockets.publish(connection, event))
             case Refresh(command_id, claims):
+                await self._check_not_revoked(claims)
                 for cid in claims.disallowed(connection.calls):
                     sockets.unwatch(connection, cid)
                 connection.schedule()  # the new token may end sooner than the next visit
                 return frames.refreshed(command_id)
         raise AssertionError(f"no worker needed for {action!r}")
+
+    async def _check_not_revoked(self, claims: Claims) -> None:
+        """Refuse a new token that was revoked; the session goes by it already, so it ends."""
+        try:
+            await self._sockets.check_not_revoked(claims)
+        except Refused as error:
+            self._connection.end(Close.TOKEN_EXPIRED, error.message, error.reason)
+            raise
 
     async def _log_in(self, action: Login) -> None:
         """Save the profile and admit the socket.
@@ -91,7 +121,7 @@ class Worker:
         try:
             user = await self._sockets.save_user(action.user_id, action.profile)
             session.claims.check_revoked(user.revoked_before)
-            connection_id = self._sockets.admit(connection, user.id)
+            connection_id = await self._sockets.admit(connection, user.id)
         except Refused as error:
             connection.perform(session.refused(error, now_ns))
         except Unavailable as error:

@@ -1,14 +1,14 @@
 """One socket: bytes in and out, around the pure session.
 
 uvicorn hands the transport over at the upgrade (its ``ws=`` hook). ``websockets``' sans-I/O
-protocol does the handshake and takes frames apart; publications are written to the transport as
-prebuilt bytes. There is no task per socket: one runs only while a command is being worked off.
+protocol does the handshake and takes frames apart, except for texts that come whole (``reading``);
+publications are written to the socket as prebuilt bytes. There is no task per socket: one runs only
+while a command is being worked off.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
@@ -20,10 +20,10 @@ from websockets.server import ServerProtocol
 
 from relay import logs, metrics, wire
 from relay.errors import BadInput, Close, RelayError
-from relay.gateway import frames
+from relay.gateway import frames, reading
 from relay.gateway.call import Batch
-from relay.gateway.commands import Worker
-from relay.gateway.session import Action, End, Refuse, Session, Write
+from relay.gateway.commands import Worker, publish_now
+from relay.gateway.session import Action, End, Refuse, Send, Session, Write
 from relay.users import User
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ class Connection(asyncio.Protocol):
     """A socket from its upgrade on. Implements ``call.Watcher`` and ``wheel.Timed``."""
 
     __slots__ = (
-        "_direct", "_fd", "_fragments", "_heard_at", "_noise", "_protocol", "_room", "_session",
-        "_slow_since", "_sockets", "_transport", "_worker", "calls", "peer", "slot",
+        "_fd", "_fragments", "_heard_at", "_noise", "_protocol", "_room", "_session",
+        "_slow_since", "_sockets", "_transport", "_unparsed", "_worker", "calls", "cleared",
+        "descriptor", "peer", "slot",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -62,12 +63,14 @@ class Connection(asyncio.Protocol):
         )
         self._session: Session | None = None
         self._fragments: bytearray | None = None
+        self._unparsed = 0  # bytes that the parser holds, or more: 0 only between two frames
         self._noise = 0
         self._worker: Worker | None = None
         self._room: asyncio.Future[None] | None = None
         self._slow_since = 0.0
         self._heard_at = 0.0
         self.calls: set[str] = set()
+        self.cleared: set[str] = set()
         self.peer = ""
         self.slot = 0
 
@@ -76,14 +79,20 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport over."""
         self._transport = cast("asyncio.Transport", transport)
-        # At 0 the transport reports as soon as it holds a byte back: ``_direct`` hangs on it.
+        # At 0 the transport reports as soon as it holds a byte back: ``descriptor`` hangs on it.
         self._transport.set_write_buffer_limits(high=0)
-        self._fd = self._direct = _plain_descriptor(self._transport)
+        self._fd = _plain_descriptor(self._transport)
+        self._write_directly(self._fd)
         self._sockets.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the peer."""
         self._heard_at = self._sockets.now()
+        if not self._unparsed and self._fragments is None and self.is_open:
+            text = reading.whole_text(data, self._sockets.limits.frame_max_bytes)
+            if text is not None:
+                self._text(text)
+                return
         for start in range(0, len(data), SLICE_BYTES):
             self._parse(data[start : start + SLICE_BYTES])
             if not (self.is_open or self._transport.is_reading()):
@@ -92,12 +101,18 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         was_open = self._protocol.state is State.OPEN
+        self._unparsed += len(data)
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Request):
+                # Else the count stays above 0 for ever, and the parser gets all that comes.
+                if self._unparsed == len(data) and reading.is_whole_request(data):
+                    self._unparsed = 0
                 self._handshake(event)
             else:
-                self._frame(cast("Frame", event))
+                frame = cast("Frame", event)
+                self._unparsed -= reading.least_size(frame)
+                self._frame(frame)
         if was_open and self._protocol.parser_exc is not None:
             self._failed()
         elif self._session is None and self._protocol.handshake_exc is not None:
@@ -116,14 +131,18 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Learn that the transport holds bytes back: what comes now has to queue behind them."""
-        self._direct = -1
+        self._write_directly(-1)
 
     def resume_writing(self) -> None:
         """Learn that the unsent bytes have drained."""
-        self._direct = self._fd
+        self._write_directly(self._fd)
         if self._room is not None:
             self._room.set_result(None)
             self._room = None
+
+    def _write_directly(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._sockets.changes.count += 1
 
     # -- handshake and frames ---------------------------------------------------------------------
 
@@ -233,6 +252,8 @@ class Connection(asyncio.Protocol):
                     if farewell is not None:
                         metrics.REFUSED.labels(self._sockets.door.name, why).inc()
                     self.end(code, reason, why, farewell)
+                case Send() if self._worker is None and publish_now(self, self._sockets, action):
+                    pass  # nothing waited before it, and it need not wait itself
                 case _:
                     self._enqueue(action)
 
@@ -287,21 +308,13 @@ class Connection(asyncio.Protocol):
         return self._protocol.state is State.OPEN and not self._transport.is_closing()
 
     def deliver(self, batch: Batch) -> int:
-        """Write a batch; a slow peer goes without what is volatile, or is cut off.
-
-        A socket with nothing unsent is written to directly: going through the transport touches a
-        dozen objects, and with a thousand sockets each of them is out of the cache. What the kernel
-        does not take, and every error, goes the transport's way.
-        """
-        if self._direct < 0:
-            return self._deliver_buffered(batch)
-        data = batch.everything
-        try:
-            sent = os.write(self._direct, data)
-        except OSError:
-            sent = 0
-        if sent < len(data):
-            self._transport.write(data[sent:])
+        """Write a batch; a slow peer goes without what is volatile, or is cut off."""
+        unsent = self._transport.get_write_buffer_size()
+        if not self.is_open:
+            return 0
+        if unsent > self._sockets.limits.soft_buffer_bytes:
+            return self._deliver_slow(batch, unsent)
+        self._transport.write(batch.everything)
         return batch.count
 
     def write(self, data: bytes) -> None:
@@ -325,15 +338,6 @@ class Connection(asyncio.Protocol):
         """Cut off a peer that keeps sending and does not read the answers."""
         if self._transport.get_write_buffer_size() > self._sockets.limits.hard_buffer_bytes:
             self.abort("slow")
-
-    def _deliver_buffered(self, batch: Batch) -> int:
-        unsent = self._transport.get_write_buffer_size()
-        if not self.is_open:
-            return 0
-        if unsent > self._sockets.limits.soft_buffer_bytes:
-            return self._deliver_slow(batch, unsent)
-        self._transport.write(batch.everything)
-        return batch.count
 
     def _deliver_slow(self, batch: Batch, unsent: int) -> int:
         limits = self._sockets.limits
@@ -408,12 +412,14 @@ class Connection(asyncio.Protocol):
         if self.is_open:
             metrics.CLOSED.labels(why).inc()
             log.info("socket cut off", why=why, peer=self.peer)
-        self._fd = self._direct = -1
+        self._fd = -1
+        self._write_directly(-1)
         self._transport.abort()  # and leaves in the next turn: the hub may be writing just now
 
     def _leave(self) -> None:
         """Cease to watch. Every way of closing leads here; a second time does nothing."""
-        self._fd = self._direct = -1
+        self._fd = -1
+        self._write_directly(-1)
         if self._worker is not None and self._worker.task is not None:
             self._worker.task.cancel()
         for cid in list(self.calls):

@@ -18,7 +18,7 @@ from relay import logs, metrics, wire
 from relay.broker import Broker, Unavailable
 from relay.events import Position
 from relay.gateway import frames
-from relay.gateway.call import WatchedCall, Watcher
+from relay.gateway.call import Changes, WatchedCall, Watcher
 from relay.gateway.feed import Feed, Verdict
 from relay.gateway.recovery import HistoryReader, Page, Recovery
 from relay.gateway.watchers import WatcherBoard
@@ -45,9 +45,13 @@ class Watching(NamedTuple):
 
 
 class Hub:
-    """Implements ``broker.Listener``; ``start`` it before the broker delivers."""
+    """Implements ``broker.Listener``; ``start`` it before the broker delivers.
+
+    Whoever changes a watcher's descriptor counts that in ``changes``.
+    """
 
     def __init__(self, broker: Broker, rng: random.Random | None = None) -> None:
+        self.changes = Changes()
         self._broker = broker
         self._random = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self._calls: dict[str, WatchedCall] = {}
@@ -123,14 +127,14 @@ class Hub:
     def _go_live(self, call: WatchedCall, watcher: Watcher) -> None:
         call.flush()  # what gathered so far came before this watcher's position
         if watcher.is_open:
-            call.live[watcher] = None
+            call.enter(watcher)
             self._board.changed(call.cid)
 
     def _drop(self, call: WatchedCall, watcher: Watcher) -> None:
         if not call.is_watched_by(watcher):
             return
         call.flush()
-        call.live.pop(watcher, None)
+        call.leave(watcher)
         if (recovery := call.recovering.pop(watcher, None)) is not None:
             recovery.cancel()
         self._board.changed(call.cid)
@@ -141,7 +145,7 @@ class Hub:
         """Return a call that is joined or being joined."""
         call = self._calls.get(cid)
         if call is None:
-            call = self._calls[cid] = WatchedCall(cid)
+            call = self._calls[cid] = WatchedCall(cid, self.changes)
             call.joined = self._tasks.spawn(self._join(call))
             metrics.CALLS.set(len(self._calls))
         if call.unused is not None:

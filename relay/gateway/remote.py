@@ -14,7 +14,7 @@ import msgspec
 from relay import logs, wire
 from relay.broker import Broker
 from relay.broker.seats import Seat
-from relay.errors import BadInput, NotFound, RelayError, Unavailable, UnknownConnection
+from relay.errors import BadInput, NotAllowed, NotFound, RelayError, Unavailable, UnknownConnection
 from relay.tasks import together
 
 if TYPE_CHECKING:
@@ -36,6 +36,12 @@ class _Occupied(msgspec.Struct, tag="occupied", frozen=True):
     seats: list[Seat]
 
 
+class _Count(msgspec.Struct, tag="count", frozen=True):
+    """How many sockets of a user are open on you?"""
+
+    user_id: str
+
+
 class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of a question: ``error`` names a class of ``_ERRORS``."""
 
@@ -43,6 +49,7 @@ class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
     reason: str = ""
     occupied: tuple[int, ...] = ()
+    count: int = 0
 
 
 class _Expel(msgspec.Struct, tag="expel", frozen=True):
@@ -59,11 +66,12 @@ class _Revoke(msgspec.Struct, tag="revoke", frozen=True):
     before_s: float
 
 
-_Question: TypeAlias = _Attach | _Occupied
+_Question: TypeAlias = _Attach | _Count | _Occupied
 _Notice: TypeAlias = _Expel | _Revoke
 
 _ERRORS: Final = {
-    error.__name__: error for error in (BadInput, NotFound, Unavailable, UnknownConnection)
+    error.__name__: error
+    for error in (BadInput, NotAllowed, NotFound, Unavailable, UnknownConnection)
 }
 
 
@@ -88,6 +96,18 @@ class Remote:
         nodes = await self._broker.nodes()
         answers = await together(self._ask(node, question) for node in nodes)
         return {seats[index] for answer in answers for index in answer.occupied}
+
+    async def count(self, nodes: Collection[str], user_id: str) -> int:
+        """Return how many sockets of a user other processes have; the silent ones have none."""
+        counts = await together(self._count(node, user_id) for node in nodes)
+        return sum(counts)
+
+    async def _count(self, node: str, user_id: str) -> int:
+        try:
+            return (await self._ask(node, _Count(user_id))).count
+        except Unavailable as error:
+            log.info("sockets of a silent process do not count", node=node, reason=error.message)
+            return 0
 
     async def expel(self, user_id: str | None, cid: str) -> None:
         """Tell every process; see ``Sockets.expel``."""
@@ -136,6 +156,8 @@ class Remote:
             case _Attach(connection_id, cids):
                 await self._here.attach_here(connection_id, cids)
                 return _Answer()
+            case _Count(user_id):
+                return _Answer(count=self._here.count_here(user_id))
             case _Occupied(seats):
                 return _Answer(occupied=tuple(self._here.occupied_here(seats)))
         raise Unavailable("the question is not understood: is another version running?")

@@ -180,7 +180,7 @@ class Session:
     def due(self, now_ns: int) -> list[Action]:
         """Do what time brings: a health check, or the end of a socket whose time is over."""
         if self.phase is Phase.OPEN:
-            if self._expired(now_ns):
+            if self.claims.has_ended(now_ns / _NS):
                 self.phase = Phase.ENDED
                 return [End(Close.TOKEN_EXPIRED, "the token has expired", "token_expired")]
             return [Write(frames.health_check(self.connection_id, now_ns))]
@@ -201,10 +201,6 @@ class Session:
     @property
     def _login_deadline(self) -> int:
         return self._opened_at + int(self._rules.first_frame_s * _NS)
-
-    def _expired(self, now_ns: int) -> bool:
-        expires = self.claims.expires
-        return expires is not None and now_ns / _NS >= expires
 
     # -- the first frame --------------------------------------------------------------------------
 

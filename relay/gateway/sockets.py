@@ -27,7 +27,7 @@ from relay.errors import (
     Close,
     NotAllowed,
     NotFound,
-    RateLimited,
+    Refused,
     RelayError,
     Unavailable,
     UnknownConnection,
@@ -37,10 +37,12 @@ from relay.forwarded import Network, client_address
 from relay.gateway.call import Batch
 from relay.gateway.connection import Connection
 from relay.gateway.hub import Hub, Watching
+from relay.gateway.quota import Quota
 from relay.gateway.remote import Remote
 from relay.gateway.session import Rules, Session
 from relay.gateway.wheel import Wheel
 from relay.tasks import Tasks, together
+from relay.tokens import Claims
 from relay.users import Profile, User
 
 log = logs.get(__name__)
@@ -48,6 +50,8 @@ log = logs.get(__name__)
 PATHS: Final = ("/video/connect", "/api/v2/connect")
 QUERY_FIELDS: Final = 20
 ATTACH_AT_ONCE: Final = 64
+CLEARED_MOST: Final = 200
+"""Calls that a socket sends to without watching them, remembered as allowed."""
 """Calls that one request makes a socket watch at the same time; the others wait their turn."""
 
 
@@ -60,6 +64,17 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     slow_timeout_s: float = 30.0
     user_connections: int = 50
     watch_limit: int = 1000
+
+
+class _Beginning:
+    """A watch that is being begun; who is expelled meanwhile does not get it."""
+
+    __slots__ = ("cid", "connection", "is_expelled")
+
+    def __init__(self, connection: Connection, cid: str) -> None:
+        self.connection = connection
+        self.cid = cid
+        self.is_expelled = False
 
 
 class Sockets:
@@ -88,10 +103,12 @@ class Sockets:
         # websockets reads the level once per connection; a shared logger that is off costs nothing.
         self.protocol_logger = logging.getLogger("websockets.server")
         self._hub = hub
+        self.changes = hub.changes
         self._store = store
         self._rules = rules
         self._broker = broker
         self._remote = Remote(broker, self)
+        self._quota = Quota(broker, limits.user_connections, self.count_here, self._remote.count)
         self._secret = secret
         self._origins = frozenset(origins)
         self._trusted = trusted
@@ -99,6 +116,7 @@ class Sockets:
         self._open: set[Connection] = set()
         self._by_id: dict[str, Connection] = {}
         self._by_user: defaultdict[str, set[Connection]] = defaultdict(set)
+        self._beginning: set[_Beginning] = set()
         self._occupied: set[Seat] = set()
         self._vacated: Callable[[Seat], None] | None = None
         self._draining = False
@@ -117,6 +135,7 @@ class Sockets:
         """Let the wheel turn, and answer other processes."""
         self._broker.receive(self._remote)
         self.tasks.spawn(self.wheel.run())
+        self.tasks.spawn(self._quota.run())
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new sockets, close the open ones, and wait until they are gone or time is up."""
@@ -152,6 +171,7 @@ class Sockets:
             of_user.discard(connection)
             if not of_user:
                 del self._by_user[connection.user.id]
+            self._quota.changed(connection.user.id)
             metrics.CONNECTIONS.dec()
 
     def refusal(self, request: Request) -> RelayError | None:
@@ -192,13 +212,12 @@ class Sockets:
         """Create or change the user that logs in."""
         return await self._store.save_user(user_id, profile, self.now_ns())
 
-    def admit(self, connection: Connection, user_id: str) -> str:
-        """Return the id of a socket that has logged in; raises ``RateLimited`` over the limit."""
-        limit = self.limits.user_connections
-        if limit and len(self._by_user.get(user_id, ())) >= limit:
-            raise RateLimited(
-                f"this user has {limit} open sockets: close one first", reason="too_many_sockets"
-            )
+    async def admit(self, connection: Connection, user_id: str) -> str:
+        """Return the id of a socket that has logged in.
+
+        Raises ``RateLimited`` over the user's limit, ``Unavailable`` when that cannot be told.
+        """
+        await self._quota.check(user_id)
         nonce = secrets.token_hex(8)
         connection_id = tokens.connection_id(self._broker.node, nonce, user_id, self._secret)
         self._by_id[connection_id] = connection
@@ -206,30 +225,62 @@ class Sockets:
         metrics.CONNECTIONS.inc()
         return connection_id
 
-    async def publish(self, event: Event) -> Publication:
-        """Publish an event that came over a socket; a refusal is counted already."""
+    async def publish(self, connection: Connection, event: Event) -> Publication:
+        """Publish an event that came over a socket; a refusal is counted already.
+
+        Whether its user may is asked once: who watches a call may, and is put out when it is
+        blocked; the few others are remembered.
+        """
         try:
-            await self._check_exists(event.cid)
+            if not self._may_publish(connection, event.cid):
+                await self._check_call(connection, event.cid)
+                if len(connection.cleared) >= CLEARED_MOST:
+                    connection.cleared.clear()
+                connection.cleared.add(event.cid)
         except RelayError as error:
             self.door.refused(error)
             raise
         return await self.door.publish(event)
 
+    def publish_now(self, connection: Connection, event: Event) -> Publication | None:
+        """Publish as ``publish`` does, without waiting; None where something has to be waited for.
+
+        Nothing is done or counted then. See ``Broker.publish_now``.
+        """
+        return self.door.publish_now(event) if self._may_publish(connection, event.cid) else None
+
+    def _may_publish(self, connection: Connection, cid: str) -> bool:
+        """Tell whether it is known that the socket may send to a call."""
+        return not self._strict_calls and (cid in connection.calls or cid in connection.cleared)
+
     async def watch(self, connection: Connection, cid: str, since: Position | None) -> Watching:
         """Make a socket watch a call; see ``Hub.watch``."""
         if cid not in connection.calls:
             self._check_room(connection, 1)
-        await self._check_exists(cid)
-        watching = await self._hub.watch(connection, cid, since)
-        if connection.is_open and cid not in connection.calls:
-            try:
-                self._check_room(connection, 1)  # others may have come first
-            except BadInput:
-                self._hub.unwatch(connection, cid)
-                raise
-            connection.calls.add(cid)
-            metrics.WATCHES.inc()
+        beginning = _Beginning(connection, cid)
+        self._beginning.add(beginning)
+        try:
+            await self._check_call(connection, cid)
+            watching = await self._hub.watch(connection, cid, since)
+            self._begin(beginning)
+        finally:
+            self._beginning.discard(beginning)
         return watching
+
+    def _begin(self, beginning: _Beginning) -> None:
+        """Note that a watch has begun, or end it at once when it may no longer be."""
+        connection, cid = beginning.connection, beginning.cid
+        if not connection.is_open or cid in connection.calls:
+            return
+        try:
+            if beginning.is_expelled:
+                raise NotAllowed(f"the call {cid} was closed to this user", reason="expelled")
+            self._check_room(connection, 1)
+        except Refused:
+            self._hub.unwatch(connection, cid)
+            raise
+        connection.calls.add(cid)
+        metrics.WATCHES.inc()
 
     def _check_room(self, connection: Connection, count: int) -> None:
         if len(connection.calls) + count > self.limits.watch_limit:
@@ -246,9 +297,20 @@ class Sockets:
             metrics.WATCHES.dec()
             self._check_vacated(Seat(cid, connection.user.id))
 
-    async def _check_exists(self, cid: str) -> None:
-        if self._strict_calls and await self._store.call(cid) is None:
+    async def _check_call(self, connection: Connection, cid: str) -> None:
+        """Raise ``NotFound`` or ``NotAllowed`` when a socket may not use a call."""
+        call = await self._store.call(cid)
+        if call is None and self._strict_calls:
             raise NotFound(f"the call {cid} was never created")
+        if call is not None and connection.user.id in call.blocked:
+            raise NotAllowed(f"this user is blocked in the call {cid}", reason="blocked")
+
+    async def check_not_revoked(self, claims: Claims) -> None:
+        """Raise ``Unauthenticated`` when the user's older tokens are worth nothing any more."""
+        assert claims.user_id is not None, "a server has no socket"
+        user = await self._store.user(claims.user_id)
+        if user is not None:
+            claims.check_revoked(user.revoked_before)
 
     # -- what the API asks for, wherever the sockets are -------------------------------------------
 
@@ -304,6 +366,10 @@ class Sockets:
         if not connection.is_open:  # it may have closed meanwhile
             raise unknown_connection()
 
+    def count_here(self, user_id: str) -> int:
+        """Return how many sockets of a user are open here."""
+        return len(self._by_user.get(user_id, ()))
+
     def tell_here(self, user_ids: Iterable[str], cid: str | None, body: bytes) -> None:
         """Write a text to the sockets of users, except those that watch ``cid`` or are slow."""
         batch = Batch([wire.text_frame(body)], [0])
@@ -314,7 +380,11 @@ class Sockets:
 
     def expel_here(self, user_id: str | None, cid: str) -> None:
         """Make the sockets of a user cease to watch a call."""
+        for beginning in self._beginning:
+            if beginning.cid == cid and user_id in (None, beginning.connection.user.id):
+                beginning.is_expelled = True
         for connection in self._of(user_id):
+            connection.cleared.discard(cid)
             self.unwatch(connection, cid)
 
     def revoke_here(self, user_id: str | None, before_s: float) -> None:

@@ -36,6 +36,8 @@ def test_keys_have_their_documented_names() -> None:
     assert KEYS.departures("default:demo") == f"{tag}:left:default:demo"
     assert (KEYS.seats, KEYS.seats_lease) == ("relay:seats", "relay:seats:lease")
     assert (KEYS.everybody, KEYS.inbox("a1b2")) == ("relay:all", "relay:node:a1b2")
+    assert KEYS.connections("ann") == "relay:sockets:ann"
+    assert KEYS.notices == "relay:notices"
     assert (KEYS.nodes, KEYS.partitions_key) == ("relay:nodes", "relay:partitions")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from relay.broker import Limits
@@ -54,6 +56,39 @@ async def test_too_many_ids_are_unavailable_until_some_are_forgotten(
     assert (await broker.publish(event(1, identity="a"))).duplicate
     clock.seconds += 1061
     assert not (await broker.publish(event(1, identity="d"))).duplicate
+
+
+async def test_it_publishes_at_once_and_hands_over_in_a_later_turn(
+    broker: MemoryBroker, recorder: Recorder
+) -> None:
+    await broker.subscribe(CID)
+    for n in range(3):
+        broker.publish_now(event(n, minted=True))
+    await broker.subscribe(OTHER)
+    broker.publish_now(event("other", cid=OTHER))
+    assert recorder.publications == []
+    await asyncio.sleep(0)
+    assert recorder.offsets() == [1, 2, 3]
+    assert recorder.contents(OTHER) == ["other"]
+    broker.publish_now(event(3, minted=True))
+    await asyncio.sleep(0)
+    assert recorder.contents() == [0, 1, 2, 3]
+
+
+async def test_what_was_published_before_the_end_of_a_subscription_is_not_handed_over(
+    broker: MemoryBroker, recorder: Recorder
+) -> None:
+    await broker.subscribe(CID)
+    broker.publish_now(event(1))
+    await broker.unsubscribe(CID)
+    await asyncio.sleep(0)
+    assert recorder.publications == []
+
+
+async def test_an_id_that_the_relay_minted_takes_no_room(broker: MemoryBroker) -> None:
+    for n in range(9):
+        assert not broker.publish_now(event(n, identity="minted", minted=True)).duplicate
+    assert not (await broker.publish(event(1, identity="a"))).duplicate
 
 
 async def test_an_alias_takes_room_too(broker: MemoryBroker) -> None:

@@ -169,6 +169,77 @@ async def test_processes_answer_each_other(rig: RedisRig) -> None:
     assert await two.ask(one.node, b"and you?") == b"you said and you?"
 
 
+async def test_a_notice_waits_for_a_process_that_is_not_listening(rig: RedisRig) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await rig.broker(recorder=here), await rig.broker(recorder=there)
+    await one.broadcast(b"1")
+    await until(lambda: there.notices == [b"1"], "it hears the first")
+    with rig.server.client() as client:
+        name = two.link_name("subscribe")
+        [subscriber] = [c for c in client.client_list() if c["name"] == name]
+        client.client_kill_filter(_id=subscriber["id"])
+        await until(lambda: not two._subscriber.is_connected, "the loss is noticed")
+        for notice in (b"2", b"3"):
+            await one.broadcast(notice)
+    await until(lambda: len(there.notices) == 3, "it reads up on the others")
+    await one.broadcast(b"4")
+    await until(lambda: len(there.notices) == 4, "it hears the last")
+    assert here.notices == there.notices == [b"1", b"2", b"3", b"4"]
+
+
+async def test_a_process_that_starts_is_not_told_old_notices(rig: RedisRig) -> None:
+    one = await rig.broker()
+    await one.broadcast(b"old")
+    recorder = Recorder()
+    two = await rig.broker(recorder=recorder)
+    two._messages.changed(listening=False)
+    two._messages.changed(listening=True)
+    await one.broadcast(b"new")
+    await until(lambda: recorder.notices, "it hears the new one")
+    await until(lambda: two._messages._reading is None, "it has read up")
+    two._messages.take(b'{"type":"notice","id":"9-9"}\nlate')  # and was read before it arrived
+    assert recorder.notices == [b"new"]
+
+
+async def test_a_notice_that_comes_while_older_ones_are_read_comes_after_them(
+    rig: RedisRig,
+) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await rig.broker(recorder=here), await rig.broker(recorder=there)
+    two._messages.changed(listening=False)
+    for n in range(20):
+        if n % 4 == 0:
+            two._messages.changed(listening=False)
+            two._messages.changed(listening=True)
+        await one.broadcast(b"%d" % n)
+    await until(lambda: len(there.notices) >= 20, "all arrive")
+    assert there.notices == here.notices == [b"%d" % n for n in range(20)]
+
+
+async def test_notices_are_read_when_redis_answers_again(rig: RedisRig) -> None:
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder)
+    with rig.server.client() as client:
+        client.set(broker.keyspace.notices, "not a stream")  # XRANGE is refused
+        broker._messages.changed(listening=False)
+        broker._messages.changed(listening=True)
+        await until(lambda: client.info("errorstats").get("errorstat_WRONGTYPE"), "it is refused")
+        client.delete(broker.keyspace.notices)
+    await broker.broadcast(b"at last")
+    await until(lambda: recorder.notices == [b"at last"], "it is read")
+
+
+async def test_notices_are_bounded_in_number_and_time(
+    rig: RedisRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_messages, "NOTICES_KEPT", 100)
+    broker = await rig.broker()
+    await asyncio.gather(*(broker.broadcast(b"%d" % n) for n in range(500)))
+    with rig.server.client() as client:
+        assert client.xlen(broker.keyspace.notices) < 250
+        assert 3590 < client.ttl(broker.keyspace.notices) <= 3600
+
+
 async def test_a_late_answer_is_nobodys(rig: RedisRig) -> None:
     there = Recorder()
     there.answering = asyncio.Event()
@@ -181,9 +252,12 @@ async def test_a_late_answer_is_nobodys(rig: RedisRig) -> None:
     assert await one.ask(two.node, b"quick?") == b"you said quick?"
 
 
-async def test_a_question_that_is_refused_or_fails_is_not_answered(rig: RedisRig) -> None:
+@pytest.mark.parametrize("refusal", [Unavailable("not now"), RuntimeError("a mistake")])
+async def test_a_question_that_is_refused_or_fails_is_not_answered(
+    rig: RedisRig, refusal: Exception
+) -> None:
     there = Recorder()
-    there.refusal = Unavailable("not now")
+    there.refusal = refusal
     one, two = await rig.broker(), await rig.broker(recorder=there)
     one._desk.answer_s = 0.1
     with pytest.raises(Unavailable):
@@ -217,6 +291,7 @@ async def test_rubbish_on_the_channels_of_processes_is_passed_over(rig: RedisRig
             for rubbish in (
                 b"", b"x", b"{}", b'{"type":"tell"}\n{}', b'{"type":"tell","user_ids":"ann"}\n',
                 b'{"type":"question","id":1}\nwhat', b'{"type":"answer","id":"77"}\nno', b"\xff\n",
+                b'{"type":"notice"}\nno', b'{"type":"notice","id":"1-x"}\nno',
                 b"[" * 100_000,
             ):  # fmt: skip
                 assert client.publish(channel, rubbish) == 1
@@ -256,6 +331,20 @@ async def test_a_step_whose_answer_was_lost_is_found_when_it_is_looked_at_again(
     await sessions.settle(seat)
     with rig.server.client() as client:
         assert client.keys(f"{rig.prefix}*:s:*") == client.keys(f"{rig.prefix}*:left:*") == []
+
+
+async def test_the_sockets_of_a_dead_process_do_not_count(rig: RedisRig) -> None:
+    one, two = await rig.broker(), await rig.broker()
+    assert await one.set_connections("ann", 3) == {one.node: 3}
+    assert await two.set_connections("ann", 2) == {one.node: 3, two.node: 2}
+    await one.aclose()
+    assert await two.set_connections("ann", 2) == {two.node: 2}
+    with rig.server.client() as client:
+        key = two.keyspace.connections("ann")
+        assert client.hgetall(key) == {two.node: "2"}
+        assert 86_000 < client.ttl(key) <= 86_400
+        await two.set_connections("ann", 0)
+        assert not client.exists(key)
 
 
 async def test_a_closed_broker_refuses_and_ends_what_waits(rig: RedisRig) -> None:

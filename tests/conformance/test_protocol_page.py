@@ -85,7 +85,7 @@ def test_the_limits_are_the_settings() -> None:
         f"{settings.command_rate:g} a second, {settings.command_burst} at once"
     )
     assert said["calls one socket watches"] == str(settings.watch_limit)
-    assert said["sockets of one user on one process"] == str(settings.user_connections)
+    assert said["sockets of one user"] == str(settings.user_connections)
     assert said["messages in an array"] == str(ARRAY_LIMIT)
     assert said["frames that bring no message: pings, pongs, fragments"] == (
         f"{NOISE_LIMIT:,} in {HEARTBEAT_S:g} s".replace(",", " ")

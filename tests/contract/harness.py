@@ -17,7 +17,6 @@ from relay.broker.memory import MemoryBroker, MemoryStore
 from relay.broker.memory_sessions import MemorySessions
 from relay.broker.redis import RedisBroker, RedisSessions, RedisStore
 from relay.broker.seats import Sessions
-from relay.errors import RelayError
 from relay.events import Event, Position, fingerprint
 from tests.redis_server import RedisServer
 
@@ -86,7 +85,7 @@ class Recorder:
         self.notices: list[bytes] = []
         self.questions: list[bytes] = []
         self.answering: asyncio.Event | None = None
-        self.refusal: RelayError | None = None
+        self.refusal: Exception | None = None
         self.inside_a_task = False
 
     def on_publication(self, cid: str, position: Position | None, body: bytes) -> None:

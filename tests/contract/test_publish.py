@@ -47,6 +47,24 @@ async def test_watchers_and_history_get_exactly_the_placed_body(
     assert [entry.body for entry in (await broker.history(CID, 0)).entries] == [body]
 
 
+@pytest.mark.parametrize("volatile", [False, True])
+async def test_what_is_published_at_once_is_published_as_ever_or_not_at_all(
+    broker: Broker, recorder: Recorder, volatile: bool
+) -> None:
+    await broker.subscribe(CID)
+    sent = event("at once", identity="x", volatile=volatile)
+    at_once = broker.publish_now(sent)
+    assert recorder.contents() == [], "the loop hands over, not the publisher"
+    publication = await broker.publish(sent)
+    assert publication.duplicate is (at_once is not None)
+    if at_once is not None:
+        assert not at_once.duplicate
+        assert at_once.position == publication.position
+    assert (publication.position is None) is volatile
+    await caught_up(broker, recorder)
+    assert recorder.contents() == ["at once"]
+
+
 async def test_events_are_published_in_the_order_in_which_they_are_given(
     broker: Broker, recorder: Recorder
 ) -> None:

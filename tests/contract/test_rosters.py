@@ -44,3 +44,10 @@ async def test_a_process_is_among_those_alive(broker: Broker) -> None:
 
 async def test_a_node_has_no_dash_in_its_name(broker: Broker) -> None:
     assert "-" not in broker.node
+
+
+async def test_how_many_sockets_a_user_has_is_told_by_process(broker: Broker) -> None:
+    assert await broker.set_connections("ann", 3) == {broker.node: 3}
+    assert await broker.set_connections("böb", 1) == {broker.node: 1}
+    assert await broker.set_connections("ann", 2) == {broker.node: 2}
+    assert await broker.set_connections("ann", 0) == {}

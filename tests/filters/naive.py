@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -78,8 +79,7 @@ def _passes(name: str, have: Any, operator: str, operand: Any) -> bool:
         return isinstance(have, list) and any(_same(each, operand) for each in have)
     if operator == "$autocomplete":
         return isinstance(have, str) and all(
-            any(word.startswith(part) for word in have.lower().replace(":", " : ").split())
-            or any(word.startswith(part) for word in have.lower().split())
+            re.search(r"(?<!\w)" + re.escape(part), have.lower())
             for part in operand.lower().split()
         )
     if not _of_one_kind(have, operand):

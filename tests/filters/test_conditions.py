@@ -117,6 +117,7 @@ def test_no_conditions_match_everything() -> None:
     assert All().matches(CALL)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["users", "members"]))
 def test_users_and_members_have_fields_of_their_own(kind: str) -> None:
     user = User(

@@ -76,6 +76,7 @@ def nested(levels: int) -> dict[str, Any]:
         ({"type": {"$gt": True}}, "filter_conditions.type.$gt must be a string"),
         ({"type": {"$exists": 1}}, "filter_conditions.type.$exists must be true or false"),
         ({"type": {"$autocomplete": " "}}, "filter_conditions.type.$autocomplete must be"),
+        ({"type": {"$autocomplete": "x" * 257}}, "filter_conditions.type.$autocomplete must be"),
         ({"type": "x" * 5121}, "filter_conditions.type must be a string"),
         ({"backstage": "yes"}, "filter_conditions.backstage must be true or false"),
         ({"backstage": {"$gt": True}}, "filter_conditions.backstage.$gt is no operator"),

@@ -107,7 +107,8 @@ class FakeBroker:
     """Keeps what was published, hands over what the test wants, and is away when told so.
 
     ``log`` has every request; ``away`` counts, by method, how often it raises ``Unavailable`` (-1:
-    for ever); ``gates`` hold requests of a method, before they look, until the event is set.
+    for ever); ``gates`` hold requests of a method, before they look, until the event is set;
+    ``at_once`` says whether it publishes without being waited for.
     """
 
     def __init__(self, page_count: int = 1000, node: str = "here") -> None:
@@ -117,12 +118,14 @@ class FakeBroker:
         self.gates: dict[str, asyncio.Event] = {}
         self.slow: dict[str, asyncio.Event] = {}
         self.page_count = page_count
+        self.at_once = False
         self.listener: Listener | None = None
         self.subscribed: set[str] = set()
         self.all_rosters: dict[str, dict[str, Roster]] = {}
         self.node = node
         self.alive = frozenset({node})
         self.receiver: Receiver | None = None
+        self.counts: dict[str, int] = {}
         self.others: dict[str, FakeBroker] = {node: self}
 
     def joins(self, other: FakeBroker) -> None:
@@ -138,6 +141,17 @@ class FakeBroker:
 
     async def publish(self, event: Event) -> Publication:
         await self._asked("publish", event.cid)
+        return self._published(event)
+
+    def publish_now(self, event: Event) -> Publication | None:
+        if not self.at_once:
+            return None
+        self.log.append(("publish_now", event.cid))
+        if self.away["publish"]:
+            raise Unavailable("away")
+        return self._published(event)
+
+    def _published(self, event: Event) -> Publication:
         if event.volatile:
             self.volatile(event.cid, event.body)
             return Publication(cid=event.cid, event_id=event.event_id, position=None)
@@ -182,6 +196,12 @@ class FakeBroker:
     async def nodes(self) -> frozenset[str]:
         await self._asked("nodes", None)
         return self.alive
+
+    async def set_connections(self, user_id: str, count: int) -> dict[str, int]:
+        await self._asked("set_connections", (user_id, count))
+        self.counts[user_id] = count
+        counts = {node: self.others[node].counts.get(user_id, 0) for node in self.alive}
+        return {node: count for node, count in counts.items() if count}
 
     def receive(self, receiver: Receiver) -> None:
         self.receiver = receiver
@@ -277,6 +297,7 @@ class FakeWatcher:
 
     def __init__(self, user_id: str = "john") -> None:
         self.user = user(user_id)
+        self.descriptor = -1
         self.is_open = True
         self.is_slow = False
         self.room = asyncio.Event()

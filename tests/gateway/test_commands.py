@@ -7,11 +7,14 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import structs
 from websockets.frames import Opcode
 
 from relay import metrics
+from relay.calls import Call
 from relay.errors import Close
 from relay.gateway.connection import CLOSE_TIMEOUT_S, NOISE_LIMIT, SILENCE_S, SLICE_BYTES
+from relay.users import Profile
 from tests.gateway.conftest import Gateway, MakeGateway, closed, refused, token
 from tests.gateway.fakes import CID, turns
 from tests.gateway.peer import Peer
@@ -52,6 +55,7 @@ async def test_the_reply_to_a_watch_comes_before_what_is_watched(gateway: Gatewa
 
 async def test_a_refused_publish_is_counted_once(gateway: Gateway) -> None:
     peer = await Peer(gateway).log_in()
+    await peer.watch(CID)
     before = (refused("unavailable"), metrics.ACCEPTED.labels("socket")._value.get())
     gateway.broker.away["publish"] = 1
     peer.say(type="call.send", id=7, call_cid=CID, custom={})
@@ -60,6 +64,60 @@ async def test_a_refused_publish_is_counted_once(gateway: Gateway) -> None:
     assert peer.texts[-1]["error"]["StatusCode"] == 503
     assert refused("unavailable") == before[0] + 1
     assert metrics.ACCEPTED.labels("socket")._value.get() == before[1] + 1
+
+
+async def test_what_the_broker_takes_at_once_is_answered_at_once(gateway: Gateway) -> None:
+    gateway.broker.at_once = True
+    peer = await Peer(gateway).log_in()
+    await peer.watch(CID)
+    tasks = len(gateway.sockets.tasks)
+    peer.say(type="call.send", id=1, call_cid=CID, custom={})
+    assert (peer.texts[-1]["type"], peer.texts[-1]["offset"]) == ("call.sent", 1)
+    assert len(gateway.sockets.tasks) == tasks, "no task for this"
+    await turns()
+    assert gateway.broker.asked("publish") == []
+    assert peer.types[-2:] == ["call.sent", "custom"]
+
+
+async def test_what_comes_behind_a_waiting_command_waits_too(gateway: Gateway) -> None:
+    gateway.broker.at_once = True
+    gate = gateway.broker.gates["subscribe"] = asyncio.Event()
+    peer = await Peer(gateway).log_in()
+    peer.say(type="call.watch", id=1, call_cid=CID)
+    peer.say(type="call.send", id=2, call_cid=CID, custom={})
+    await turns()
+    assert gateway.broker.asked("publish_now") == []
+    gate.set()
+    await turns(20)
+    assert [text["id"] for text in peer.texts if "id" in text] == [1, 2]
+    peer.say(type="call.send", id=3, call_cid=CID, custom={})
+    assert peer.texts[-1]["id"] == 3
+
+
+async def test_a_publish_that_is_refused_at_once_is_counted_once(gateway: Gateway) -> None:
+    gateway.broker.at_once = True
+    peer = await Peer(gateway).log_in()
+    await peer.watch(CID)
+    before = (refused("unavailable"), metrics.ACCEPTED.labels("socket")._value.get())
+    gateway.broker.away["publish"] = 1
+    peer.say(type="call.send", id=7, call_cid=CID, custom={})
+    assert (peer.texts[-1]["id"], peer.texts[-1]["error"]["StatusCode"]) == (7, 503)
+    assert refused("unavailable") == before[0] + 1
+    assert metrics.ACCEPTED.labels("socket")._value.get() == before[1] + 1
+
+
+async def test_a_fault_of_ours_in_a_publish_at_once_closes_the_socket(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.broker.at_once = True
+    peer = await Peer(gateway).log_in()
+    await peer.watch(CID)
+    gateway.broker.calls = None  # type: ignore[assignment]
+    peer.say(type="call.send", id=7, call_cid=CID, custom={})
+    assert peer.close is not None
+    assert peer.close[0] == Close.INTERNAL_ERROR
+    assert "command failed" in capsys.readouterr().out
+    gateway.broker.calls = {}
 
 
 async def test_a_refused_watch_is_told_and_counted(gateway: Gateway) -> None:
@@ -77,6 +135,7 @@ async def test_a_call_that_was_never_created_is_refused_where_that_is_the_rule(
     make_gateway: MakeGateway,
 ) -> None:
     gateway = make_gateway(strict_calls=True)
+    gateway.broker.at_once = True  # the store has to be asked all the same
     peer = await Peer(gateway).log_in()
     before = refused("not_found")
     peer.say(type="call.watch", id=1, call_cid=CID)
@@ -84,6 +143,60 @@ async def test_a_call_that_was_never_created_is_refused_where_that_is_the_rule(
     await turns(20)
     assert [text["error"]["code"] for text in peer.texts[1:]] == [16, 16]
     assert refused("not_found") == before + 2
+
+
+async def blocked(gateway: Gateway, *user_ids: str) -> None:
+    """Let the call exist, with some users blocked in it."""
+    call = Call(cid=CID, created_by="ann", created_at=1, updated_at=1, blocked=user_ids)
+    await gateway.store.create_call(call)
+
+
+async def test_a_blocked_user_neither_watches_nor_sends(gateway: Gateway) -> None:
+    gateway.broker.at_once = True
+    await blocked(gateway, "john")
+    peer = await Peer(gateway).log_in()
+    before = refused("blocked")
+    peer.say(type="call.watch", id=1, call_cid=CID)
+    peer.say(type="call.send", id=2, call_cid=CID, custom={})
+    await turns(20)
+    assert [text["error"]["code"] for text in peer.texts[1:]] == [17, 17]
+    assert refused("blocked") == before + 2
+    assert gateway.broker.asked("publish_now") == []
+
+
+async def test_who_is_blocked_while_sending_is_asked_again(gateway: Gateway) -> None:
+    gateway.broker.at_once = True
+    await blocked(gateway)
+    peer = await Peer(gateway).log_in()
+    for number in (1, 2):
+        peer.say(type="call.send", id=number, call_cid=CID, custom={})
+        await turns(20)
+    assert [text["type"] for text in peer.texts[1:]] == ["call.sent", "call.sent"]
+    await gateway.store.change_call(CID, lambda call: structs.replace(call, blocked=("john",)))
+    await gateway.sockets.expel("john", CID)
+    await turns(20)
+    peer.say(type="call.send", id=3, call_cid=CID, custom={})
+    await turns(20)
+    assert (peer.texts[-1]["id"], peer.texts[-1]["error"]["code"]) == (3, 17)
+
+
+async def test_a_revoked_token_logs_nobody_in(gateway: Gateway) -> None:
+    now_ns = gateway.sockets.now_ns()
+    await gateway.store.save_user("john", Profile(revoked_before=now_ns + 10**9), now_ns)
+    peer = await Peer(gateway).log_in()
+    assert (peer.texts[0]["type"], peer.texts[0]["error"]["code"]) == ("connection.error", 5)
+    assert peer.close is not None
+    assert peer.close[0] == Close.REFUSED
+
+
+async def test_a_revoked_token_refreshes_nothing_and_ends_the_socket(gateway: Gateway) -> None:
+    peer = await Peer(gateway).log_in()
+    now_ns = gateway.sockets.now_ns()
+    await gateway.store.save_user("john", Profile(revoked_before=now_ns + 10**9), now_ns)
+    peer.say(type="token.refresh", id=4, token=token())
+    await turns(20)
+    assert peer.close is not None
+    assert peer.close[0] == Close.TOKEN_EXPIRED
 
 
 async def test_a_socket_has_a_limit_of_watches(make_gateway: MakeGateway) -> None:

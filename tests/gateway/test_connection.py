@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
 import pytest
 from hypothesis import given, settings
@@ -209,7 +210,7 @@ async def test_one_lost_in_the_middle_of_a_command_leaves_nothing_behind(
     gate.set()
     await asyncio.sleep(5)
     assert gateway.hub._calls == {}
-    assert len(gateway.sockets.tasks) == 1, "the wheel's"
+    assert len(gateway.sockets.tasks) == 2, "the wheel's and the quota's"
     assert metrics.WATCHES._value.get() == 0
 
 
@@ -220,3 +221,27 @@ async def test_what_was_gathered_is_not_written_after_the_close(gateway: Gateway
     peer.raw(BAD_FRAMES["not masked"][0])
     await turns()
     assert peer.frames[-1][0] == 8
+
+
+async def test_every_change_of_the_descriptor_is_counted(gateway: Gateway) -> None:
+    """Else a batch could overtake what is unsent, or reach another socket under an old number."""
+    peer = await Peer(gateway).log_in()
+    changes, connection = gateway.hub.changes, peer.connection
+    with socket.socket() as plain:
+        peer.transport._extra["socket"] = plain
+        connection.connection_made(peer.transport)
+        for change, descriptor in (
+            (connection.pause_writing, -1),
+            (connection.resume_writing, plain.fileno()),
+            (lambda: connection.abort("test"), -1),
+            (connection.resume_writing, -1),
+        ):
+            before = changes.count
+            change()
+            assert connection.descriptor == descriptor
+            assert changes.count > before
+    await turns()
+    other = await Peer(gateway).log_in()
+    before = changes.count
+    other.connection.end(Close.GOING_AWAY, "bye", "shutdown")
+    assert (other.connection.descriptor, changes.count > before) == (-1, True)

@@ -9,7 +9,7 @@ import pytest
 
 from relay import metrics, wire
 from relay.broker.seats import Seat
-from relay.errors import BadInput, NotFound, Unavailable, UnknownConnection
+from relay.errors import BadInput, NotAllowed, NotFound, Unavailable, UnknownConnection
 from tests.gateway.conftest import NOW_NS, Gateway, MakeGateway, closed, token
 from tests.gateway.fakes import CID, turns
 from tests.gateway.peer import Peer
@@ -203,6 +203,31 @@ async def test_who_is_expelled_hears_why_and_then_nothing_more(two: Two) -> None
     await turns()
     assert [peer.types.count("custom") for peer in (john, jane, tab)] == [2, 3, 1]
     assert metrics.WATCHES._value.get() == 4
+
+
+@pytest.mark.parametrize("user_id", ["john", None])
+async def test_who_is_expelled_while_a_watch_begins_does_not_get_it(
+    two: Two, user_id: str | None
+) -> None:
+    here, there = two
+    peer, jane = await Peer(there).log_in(), await Peer(there).log_in("jane")
+    gate = there.broker.gates["subscribe"] = asyncio.Event()
+    attaching = asyncio.create_task(here.sockets.attach(connection_id(peer), "john", [CID]))
+    peer.say(type="call.watch", id=1, call_cid=CID)
+    jane.say(type="call.watch", id=1, call_cid=OTHER)
+    await turns()
+    await here.sockets.expel(user_id, CID)
+    gate.set()
+    with pytest.raises(NotAllowed) as refused:
+        await attaching
+    assert refused.value.reason == "expelled"
+    await turns()
+    assert [text["error"]["code"] for text in peer.texts if text["type"] == "error"] == [17]
+    assert "call.watching" in jane.types
+    there.broker.send()
+    await turns()
+    assert "custom" not in peer.types
+    assert there.sockets._beginning == set()
 
 
 async def test_a_call_that_is_over_expels_everybody(two: Two) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.doors import DOORS, event_path, post
 from tests.processes import RelayProcess, relay_pair
 from tests.redis_server import RedisServer
-from tests.relay_client import Client, Frame, connected
+from tests.relay_client import Client, Frame, connected, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -113,3 +113,24 @@ async def test_a_killed_process_leaves_no_ghosts_and_its_clients_miss_nothing(
                 assert john.offsets == [2, 3]
                 last = len(anna.frames)
             await anna.until(watchers_are("anna"), limit_s=16, after=last)
+
+
+async def test_the_sockets_of_a_user_are_counted_over_both_processes(
+    redis_server: RedisServer,
+) -> None:
+    settings = {"redis_prefix": "counted:", "user_connections": 2}
+    with relay_pair(redis_server.url, **settings) as (here, there):
+        async with connected(here, "john"), connected(there, "anna"):
+            async with connected(there, "john"), opened(here) as third:
+                refused = await third.log_in("john", here.token("john"))
+                assert (refused["type"], refused["error"]["code"]) == ("connection.error", 9)
+            for relay in (there, here):  # room again, on both, as soon as that has come round
+                async with asyncio.timeout(10):
+                    while not await can_log_in(relay, "john"):
+                        await asyncio.sleep(0.01)
+
+
+async def can_log_in(relay: RelayProcess, user_id: str) -> bool:
+    async with opened(relay) as client:
+        answer = await client.log_in(user_id, relay.token(user_id))
+    return bool(answer["type"] == "connection.ok")

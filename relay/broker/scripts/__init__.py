@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 __all__ = [
-    "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES", "POSITIONS", "PUBLISH",
-    "REPLACE", "ROSTER", "SEATS", "SPEND", "Script",
+    "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES",
+    "NOTIFY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "Script",
 ]  # fmt: skip
 
 _HERE: Final = Path(__file__).parent
@@ -33,6 +33,7 @@ def _load(name: str) -> Script:
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+CONNECTIONS: Final = _load("connections")
 DUE: Final = _load("due")
 END: Final = _load("end")
 HEARTBEAT: Final = _load("heartbeat")
@@ -41,6 +42,7 @@ JOIN: Final = _load("join")
 LEASE: Final = _load("lease")
 LEAVE: Final = _load("leave")
 NODES: Final = _load("nodes")
+NOTIFY: Final = _load("notify")
 POSITIONS: Final = _load("positions")
 PUBLISH: Final = _load("publish")
 REPLACE: Final = _load("replace")

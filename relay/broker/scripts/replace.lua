@@ -2,8 +2,8 @@
 -- Replace a value that is still what the caller read.
 --
 -- KEYS: the value's key
--- ARGV: what the caller read ('' = nothing), what to write ('' = delete it), for how long (s; '0' =
---       for ever)
+-- ARGV: what the caller read ('' = nothing), what to write ('' = delete it), for how long (s; '0' or
+--       nothing = for ever)
 -- Returns what stands there now
 
 local present = redis.call('GET', KEYS[1]) or ''
@@ -12,7 +12,7 @@ if present ~= ARGV[1] then
 end
 if ARGV[2] == '' then
   redis.call('DEL', KEYS[1])
-elseif ARGV[3] == '0' then
+elseif (ARGV[3] or '0') == '0' then
   redis.call('SET', KEYS[1], ARGV[2])
 else
   redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])

@@ -95,6 +95,10 @@ function Events() {
   }, [call]);
   return (
     <>
+      <label>
+        Topic <input onChange={({ target }) => call.update({ custom: { topic: target.value } })} />
+      </label>
+      <button onClick={() => call.join().catch((error) => console.warn(error.message))}>Join</button>
       <button onClick={() => call.sendCustomEvent({ animation: "balloons" })}>Balloons</button>
       <button onClick={() => call.sendReaction({ type: "raised-hand", emoji_code: ":raise-hand:" })}>
         Raise hand

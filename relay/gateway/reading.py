@@ -1,0 +1,44 @@
+"""The short way in for what nearly every read is: one whole text frame and nothing else.
+
+``websockets``' parser is ready for whatever a peer may send, at the price of half a dozen
+generators a frame, nearly as much as the rest of a command. What is not taken here goes to the
+parser, which stays the judge of every frame that is not plain.
+"""
+
+from __future__ import annotations
+
+from websockets.frames import Frame
+from websockets.speedups import apply_mask
+
+_WHOLE_TEXT = 0x81
+_MASKED = 0x80
+_BLANK_LINE = b"\r\n\r\n"
+
+
+def whole_text(data: bytes, limit: int) -> bytes | None:
+    """Return the text of ``data`` when that is one unfragmented text frame of a client.
+
+    None for anything else, also for a text of more than ``limit`` or 65 535 bytes. ``data`` has to
+    begin where a frame does.
+    """
+    if len(data) < 8 or data[0] != _WHOLE_TEXT:
+        return None
+    length, start = data[1] ^ _MASKED, 6
+    if length == 126:
+        length, start = int.from_bytes(data[2:4], "big"), 8
+    elif length > 126:
+        return None  # it is huge, or was not masked
+    if start + length != len(data) or length > limit:
+        return None
+    return apply_mask(data[start:], data[start - 4 : start])
+
+
+def least_size(frame: Frame) -> int:
+    """Return how many bytes a client needs to send this frame; it may have spent more."""
+    length = len(frame.data)
+    return 6 + length + (0 if length < 126 else 2 if length < 65536 else 8)
+
+
+def is_whole_request(data: bytes) -> bool:
+    """Tell whether ``data``, in which a request begins and ends, has nothing after it."""
+    return data.find(_BLANK_LINE) == len(data) - len(_BLANK_LINE)
