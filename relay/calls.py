@@ -251,7 +251,7 @@ def _read_block(value: object, template: Mapping[str, Any], path: str) -> dict[s
 def _read_setting(value: object, default: Any, path: str) -> Any:
     if isinstance(default, dict):
         return _read_block(value, default, path)
-    if type(value) is not type(default):
+    if type(value) is not type(default) or (type(value) is int and value not in _NUMBERS):
         raise BadInput(f"{path} must be {_KINDS[type(default)]}")
     if isinstance(value, list) and not all(isinstance(item, str) for item in value):
         raise BadInput(f"{path} must be a list of strings")
@@ -261,4 +261,10 @@ def _read_setting(value: object, default: Any, path: str) -> Any:
 
 
 LONGEST_SETTING: Final = 1024
-_KINDS: Final = {bool: "true or false", int: "a whole number", str: "a string", list: "a list"}
+_NUMBERS: Final = range(2**31)
+_KINDS: Final = {
+    bool: "true or false",
+    int: f"a whole number from 0 to {_NUMBERS[-1]}",
+    str: "a string",
+    list: "a list",
+}

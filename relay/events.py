@@ -97,6 +97,11 @@ def check_cid(value: object, field: str = "call_cid") -> str:
     )
 
 
+def is_cid(value: str) -> bool:
+    """Tell whether a text is a cid."""
+    return _CID.fullmatch(value) is not None
+
+
 def check_user_id(value: object, field: str = "user_id") -> str:
     """Return ``value`` when it can be a user's id; raises ``BadInput`` naming ``field``."""
     if isinstance(value, str) and _USER_ID.fullmatch(value):

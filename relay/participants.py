@@ -187,6 +187,9 @@ class Participants:
         """Announce what has a ``call`` in it; clients fail without one, so a call there must be."""
         call = await self._describe(cid)
         if call is not None:
+            if what == "ended":  # it may be running until this is said
+                call = {**call, "current_session_id": ""}
+                call.pop("session", None)
             fields: Mapping[str, Any] = {"call": call, "session_id": session.id}
             await self._announcer.announce(cid, kind, fields, event_id=f"{session.id}-{what}")
 

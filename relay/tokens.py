@@ -67,9 +67,12 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         return self.issued is None or self.issued < moment
 
     def check_revoked(self, before_ns: int) -> None:
-        """Raise ``Unauthenticated`` when tokens issued before that time are worth nothing."""
+        """Raise ``TokenExpired`` when tokens issued before that time are worth nothing.
+
+        No other error makes an SDK ask its token provider for a new one.
+        """
         if before_ns and self.issued_before(before_ns / 1e9):
-            raise Unauthenticated("the token was revoked: get a new one", reason="token_revoked")
+            raise TokenExpired("the token was revoked: get a new one", reason="token_revoked")
 
     def has_ended(self, now: float) -> bool:
         """Tell whether the token is no longer good at ``now``."""

@@ -1,7 +1,7 @@
 """A small client of the socket protocol for tests: log in, watch, send, collect.
 
-Every frame that arrives is kept in ``frames``, in order; ``until`` waits for one. It answers
-nothing by itself and does not reconnect: a test says what happens.
+Every frame that arrives is held to Stream's protocol and kept in ``frames``, in order; ``until``
+waits for one. It answers nothing by itself and does not reconnect: a test says what happens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.conformance.required import check_event
 from tests.processes import API_KEY, RelayProcess
 
 Frame = dict[str, Any]
@@ -42,6 +43,7 @@ class Client:
         self.events: list[Frame] = []
         self.connection_id = ""
         self.close_code: int | None = None
+        self._fault: AssertionError | None = None
         self._news = asyncio.Event()
         self._last_id = 0
         self._reading = asyncio.create_task(self._read())
@@ -95,6 +97,7 @@ class Client:
 
     async def _more(self) -> None:
         """Wait for another frame."""
+        self._check_faultless()
         if self.close_code is not None:
             raise AssertionError(f"closed with {self.close_code}: {self.frames[-3:]}")
         self._news.clear()
@@ -123,6 +126,11 @@ class Client:
         """Leave."""
         await self.socket.close()
         await self._reading
+        self._check_faultless()
+
+    def _check_faultless(self) -> None:
+        if self._fault is not None:
+            raise self._fault
 
     async def _read(self) -> None:
         try:
@@ -134,6 +142,10 @@ class Client:
 
     def _take(self, frame: Frame) -> None:
         self.frames.append(frame)
+        try:
+            check_event(frame)
+        except AssertionError as fault:  # raised where the test waits, not where nobody looks
+            self._fault = fault
         if "event_id" in frame and "id" not in frame:
             self.events.append(frame)
         self._news.set()

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 JOINED, LEFT = "call.session_participant_joined", "call.session_participant_left"
 STARTED, ENDED = "call.session_started", "call.session_ended"
+RUNNING = {"id": "a session that has not ended yet"}
 ANN, BOB = Seat(CID, "ann"), Seat(CID, "bob")
 
 
@@ -108,7 +109,7 @@ class World:
     async def describe(self, cid: str) -> dict[str, Any] | None:
         if self.describe_error is not None:
             raise self.describe_error
-        return {"cid": cid} if cid in self.created else None
+        return {"cid": cid, "session": RUNNING} if cid in self.created else None
 
     async def join(self, user_id: str = "ann", cid: str = CID) -> Any:
         """Let a user's socket watch a call, and the user join it."""
@@ -163,7 +164,7 @@ async def test_the_first_one_starts_the_session_and_everybody_is_announced(world
     assert world.said == [(STARTED, ""), (JOINED, "ann"), (JOINED, "bob")]
     started, joined, other = world.events
     assert started["session_id"] == joined["session_id"] == other["session_id"] == session.id
-    assert started["call"] == {"cid": CID}
+    assert started["call"] == {"cid": CID, "session": RUNNING}
     shown = joined["participant"]
     [kept] = session.participants
     assert shown["user"]["name"] == "Ann"
@@ -240,7 +241,8 @@ async def test_the_last_one_out_ends_the_session(world: World) -> None:
     heard = await world.hear_after(10)
     assert sorted(heard[-3:-1]) == [(LEFT, "ann"), (LEFT, "bob")]
     assert heard[-1] == (ENDED, "")
-    assert (world.events[-1]["session_id"], world.events[-1]["call"]) == (session.id, {"cid": CID})
+    assert world.events[-1]["session_id"] == session.id
+    assert world.events[-1]["call"] == {"cid": CID, "current_session_id": ""}
     assert await world.service.sessions([CID]) == {}
     assert world.sessions._marks == {}
     assert (await world.join()).id != session.id

@@ -25,6 +25,7 @@ async def join(api: Context, request: Request, caller: Caller) -> Response:
     cid = api.cid(request, caller)
     body = await api.body(request)
     connection_id = views.watching(request, caller, body)
+    members = views.members_limit(request, body)
     caller.check_not_anonymous("join calls")
     if caller.is_server or connection_id is None:
         raise BadInput("connection_id is missing: whoever joins has an open socket", reason="no_id")
@@ -42,7 +43,7 @@ async def join(api: Context, request: Request, caller: Caller) -> Response:
     call = await api.call(cid)
     content = {
         "created": created,
-        **await calls.state(api, caller, call, views.members_limit(request, body)),
+        **await calls.state(api, caller, call, members),
         **media.credentials(api.media, user.id, cid, api.clock() / 1e9),
     }
     return http.answer(request, content, 201)

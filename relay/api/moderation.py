@@ -130,7 +130,7 @@ async def permit(api: Context, request: Request, caller: Caller) -> Response:
 def _capabilities(body: Mapping[str, Any], name: str) -> set[str]:
     given = fields.items(body, name, most=len(permissions.ALL))
     for index, value in enumerate(given):
-        if value not in permissions.ALL:
+        if not isinstance(value, str) or value not in permissions.ALL:
             raise BadInput(
                 f"{name}[{index}] must be a capability such as 'update-call' or 'send-audio'"
             )

@@ -21,6 +21,9 @@ from relay.users import Profile, User
 GUEST_LIFE_S: Final = 24 * 3600
 """Seconds for which a guest's token is good."""
 
+LONGEST_NAME: Final = 255
+"""Characters of the name of a field."""
+
 MOST_USERS: Final = 100
 """Users that one request may describe."""
 
@@ -110,7 +113,7 @@ def _read_patch(value: object, path: str) -> _Patch:
     said = fields.optional_object(value, "set", f"{path}.") or {}
     unset = fields.items(value, "unset", most=MOST_USERS, path=f"{path}.")
     for index, name in enumerate(unset):
-        if not isinstance(name, str) or name in _LASTING:
+        if not isinstance(name, str) or name in _LASTING or len(name) > LONGEST_NAME:
             raise BadInput(f"{path}.unset[{index}] must be the name of a field that can be absent")
     for name in _LASTING & said.keys():
         raise BadInput(f"{path}.set.{name} cannot be changed")

@@ -10,10 +10,11 @@ which fields there are.
 
 from relay.filters.conditions import All, Filter, NoneOf, Some, Test
 from relay.filters.paging import Found, Query, Sort, arrange, page, select
-from relay.filters.reading import LIMIT_DEFAULT, LIMIT_MAX, read_query
+from relay.filters.reading import LIMIT_DEFAULT, LIMIT_MAX, listed, read_query
 from relay.filters.schemas import CALLS, MEMBERS, USERS, Kind, Schema
 
 __all__ = [
     "CALLS", "LIMIT_DEFAULT", "LIMIT_MAX", "MEMBERS", "USERS", "All", "Filter", "Found", "Kind",
-    "NoneOf", "Query", "Schema", "Some", "Sort", "Test", "arrange", "page", "read_query", "select",
+    "NoneOf", "Query", "Schema", "Some", "Sort", "Test", "arrange", "listed", "page", "read_query",
+    "select",
 ]  # fmt: skip

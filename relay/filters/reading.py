@@ -99,10 +99,25 @@ def _with_cursor(query: Query, body: Mapping[str, Any]) -> Query:
 
 def _wanted(parsed: Filter, schema: Schema, limit_default: int) -> int:
     """Return how many records a query without ``limit`` wants."""
-    for part in parsed.parts if isinstance(parsed, All) else ():
-        if isinstance(part, Test) and (part.field, part.operator) == (schema.identity, "$in"):
-            return max(limit_default, len(part.operand))
-    return limit_default
+    listed = [len(part.operand) for part in _parts(parsed) if _lists_identities(part, schema)]
+    return max([limit_default, *listed])
+
+
+def listed(query: Query) -> list[str]:
+    """Return the identities that a query asks for when it asks for nothing else, else none."""
+    match _parts(query.filter):
+        case [part] if _lists_identities(part, query.schema):
+            return list(part.operand)
+    return []
+
+
+def _parts(parsed: Filter) -> Sequence[Any]:
+    return parsed.parts if isinstance(parsed, All) else ()
+
+
+def _lists_identities(part: Filter, schema: Schema) -> bool:
+    named = isinstance(part, Test) and (part.field, part.operator)
+    return named == (schema.identity, "$in")
 
 
 def _read_limit(value: object, default: int, most: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay import wire
-from tests.edges import KEY, Edges, token
+from tests.edges import KEY, Edges, edges, token
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ async def test_pages_follow_each_other_both_ways(calls: Edges) -> None:
 
 
 async def test_a_connection_watches_what_was_found_when_asked_to(calls: Edges) -> None:
-    wanted = ["default:c1", "default:c3", "default:gone"]
+    wanted = ["default:c1", "default:c3"]
     body = {"watch": True, "filter_conditions": {"cid": {"$in": wanted}}}
     assert ids(await find(calls, body, params=CONNECTION)) == ["c3", "c1"]
     assert sorted(calls.watches.attached) == [
@@ -161,3 +161,28 @@ async def test_a_wrong_query_of_users_is_refused(relay: Edges) -> None:
         "/api/v2/users", params={"api_key": KEY, "payload": "{"}, headers=token()
     )
     assert (response.status_code, response.json()["code"]) == (400, 4)
+
+
+async def test_calls_that_nobody_created_are_watched_where_a_list_of_cids_says_so(
+    calls: Edges,
+) -> None:
+    """After a restart of the embedded broker an SDK asks this way for calls that are forgotten."""
+    asked = ["default:c1", "default:forgotten", "no cid", "default:other"]
+    listed = {"cid": {"$in": asked}}
+    headers = token("john", call_cids=["default:c1", "default:forgotten"])
+    body = {"watch": True, "filter_conditions": listed}
+    found = await find(calls, body, headers=headers, params=CONNECTION)
+    assert [shown["call"]["cid"] for shown in found["calls"]] == ["default:c1"]
+    watched = [cid for _, _, cid in calls.watches.attached]
+    assert watched == ["default:c1", "default:forgotten"]
+    calls.watches.attached.clear()
+    narrower = {"watch": True, "filter_conditions": listed | {"type": "default"}}
+    await find(calls, narrower, headers=headers, params=CONNECTION)
+    assert [cid for _, _, cid in calls.watches.attached] == ["default:c1"]
+
+
+async def test_strict_relays_watch_only_what_was_created() -> None:
+    async with edges(strict_calls=True) as relay:
+        body = {"watch": True, "filter_conditions": {"cid": {"$in": ["default:forgotten"]}}}
+        await find(relay, body, params=CONNECTION)
+        assert relay.watches.attached == []

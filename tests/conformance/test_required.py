@@ -70,3 +70,4 @@ def test_an_event_of_an_unknown_type_has_what_all_have() -> None:
 
 def test_frames_of_the_relays_own_are_let_by() -> None:
     check_event({"type": "call.watching", "id": 1})
+    check_event({"type": "call.sent", "id": 1, "event_id": "e1"})

@@ -156,6 +156,16 @@ async def test_a_refused_login_is_told_and_closed(gateway: Gateway) -> None:
     assert closed("token_expired") == before + 1
 
 
+async def test_a_revoked_token_opens_no_socket_and_says_to_get_a_new_one(gateway: Gateway) -> None:
+    revoked = gateway.now_ns() - 5 * 10**9
+    await gateway.store.save_user("john", Profile(revoked_before=revoked), gateway.now_ns())
+    old = await Peer(gateway).log_in(given=token(iat=revoked // 10**9 - 1))
+    assert old.texts[0]["error"]["code"] == 40
+    assert "revoked" in old.texts[0]["error"]["message"]
+    new = await Peer(gateway).log_in(given=token(iat=revoked // 10**9 + 1))
+    assert new.types == ["connection.ok"]
+
+
 async def test_a_user_has_a_limit_of_sockets(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(limits={"user_connections": 2})
     first = await Peer(gateway).log_in()

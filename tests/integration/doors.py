@@ -45,8 +45,10 @@ async def post_webhook(
 
 def webhook(cid: str, custom: dict[str, Any]) -> bytes:
     """Return the body of a webhook of now."""
-    event = {"type": "custom", "created_at": time.time_ns(), "call_cid": cid, "custom": custom}
-    return json.dumps({**event, "user": {"id": "jane"}}).encode()
+    now_ns = time.time_ns()
+    jane = {"id": "jane", "role": "user", "created_at": now_ns, "updated_at": now_ns}
+    event = {"type": "custom", "created_at": now_ns, "call_cid": cid, "custom": custom}
+    return json.dumps({**event, "user": jane}).encode()
 
 
 async def by_webhook(relay: RelayProcess, _: RedisServer, cid: str, custom: Any) -> None:

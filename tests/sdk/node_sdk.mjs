@@ -1,29 +1,25 @@
-// Stream's server SDK for Node, unmodified: does what a backend does and prints the answers.
-// Usage: node node_sdk.mjs BASE_URL API_KEY API_SECRET CALL_ID
+// Stream's server SDK for Node, unmodified: requests come as JSON lines on standard input, each a
+// JavaScript expression with `client`, `call` and its values in scope; answers go to standard output.
+// Usage: node node_sdk.mjs BASE_URL API_KEY API_SECRET CID
 
+import { createInterface } from "node:readline";
 import { StreamClient } from "@stream-io/node-sdk";
 
-const [baseUrl, apiKey, secret, callId] = process.argv.slice(2);
+const [baseUrl, apiKey, secret, cid] = process.argv.slice(2);
 const client = new StreamClient(apiKey, secret, { basePath: baseUrl, timeout: 5000 });
+const call = client.video.call(...cid.split(":"));
+const Expression = Object.getPrototypeOf(async () => {}).constructor;
 
-const users = await client.upsertUsers([{ id: "jane", name: "Jane" }]);
-const call = client.video.call("default", callId);
-const created = await call.getOrCreate({ data: { created_by_id: "jane" } });
-const found = await call.get();
-await call.sendCallEvent({ user_id: "jane", custom: { "render-animation": "hearts" } });
-let refused;
-try {
-  await call.sendCallEvent({ custom: {} });
-} catch (error) {
-  refused = { message: error.message, code: error.code };
+async function run({ source, values }) {
+  const evaluate = new Expression("client", "call", ...Object.keys(values), `return (${source});`);
+  return evaluate(client, call, ...Object.values(values));
 }
-console.log(
-  JSON.stringify({
-    user: users.users.jane,
-    cid: created.call.cid,
-    created_at: new Date(created.call.created_at).getTime(),
-    same: found.call.cid === created.call.cid,
-    token_of_user: client.generateUserToken({ user_id: "jane" }),
-    refused,
-  }),
-);
+
+for await (const line of createInterface({ input: process.stdin })) {
+  try {
+    console.log(JSON.stringify({ value: (await run(JSON.parse(line))) ?? null }));
+  } catch (error) {
+    const { message, code, metadata } = error;
+    console.log(JSON.stringify({ error: { message, code, status: metadata?.responseCode } }));
+  }
+}

@@ -1,44 +1,38 @@
-"""Stream's JavaScript SDKs, unmodified: the video client in Node, and the server SDK."""
+"""Stream's video client, unmodified, in Node and in a page of another origin: events both ways."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
 from datetime import datetime
-from typing import Any
 
 import anyio
 import pytest
 from getstream import Stream
 
 from tests.integration.doors import by_server, by_webhook
-from tests.processes import API_KEY, API_SECRET, RelayProcess
+from tests.processes import API_KEY, API_SECRET
 from tests.redis_server import RedisServer
 from tests.relay_client import connected
-from tests.sdk.driver import FOLDER, Failed, node, video_client
+from tests.sdk.conftest import Opens
+from tests.sdk.driver import Failed, in_node
+from tests.sdk.front import Front
 
 pytestmark = pytest.mark.anyio
 
 
-def user(relay: RelayProcess, user_id: str) -> dict[str, Any]:
-    return {"id": user_id, "name": user_id.capitalize(), "token": relay.token(user_id)}
-
-
 async def test_it_watches_by_get_or_create_and_gets_what_every_door_brings(
-    relay: RelayProcess, redis_server: RedisServer
+    relay: Front, opens: Opens, redis_server: RedisServer, cid: str
 ) -> None:
-    cid = "default:javascript"
-    async with video_client(relay, user(relay, "john")) as john:
-        assert (await john.do("connect"))["user_id"] == "john"
-        call = await john.do("watch default javascript")
+    async with opens(relay) as john:
+        assert await john.connect("john", relay.token("john")) == "john"
+        call = await john.watch(cid)
         assert (call["cid"], call["created"], call["watching"]) == (cid, True, True)
         assert abs(call["created_at"] / 1000 - time.time()) < 60
-        await john.do("get")  # watching twice brings nothing twice
+        await john.run("call.get()")  # watching twice brings nothing twice
 
         def send() -> None:
             with Stream(API_KEY, API_SECRET, base_url=relay.base_url) as stream:
-                call = stream.video.call("default", "javascript")
+                call = stream.video.call(*cid.split(":"))
                 call.send_call_event(user_id="jane", custom={"by": "getstream"})
 
         await anyio.to_thread.run_sync(send)
@@ -55,94 +49,68 @@ async def test_it_watches_by_get_or_create_and_gets_what_every_door_brings(
         assert abs(datetime.fromisoformat(event["created_at"]).timestamp() - time.time()) < 60
 
 
-async def test_it_sends_custom_events_and_gets_its_own(relay: RelayProcess) -> None:
-    async with (
-        video_client(relay, user(relay, "john")) as john,
-        connected(relay, "jane") as jane,
-    ):
-        await jane.watch("default:javascript-sends")
-        await john.do("connect")
-        await john.do("watch default javascript-sends")
-        await john.do('send {"render-animation":"confetti"}')
-        [seen] = await jane.until_count(1)
-        [own] = await john.events(1)
-    for event in (seen, own):
-        assert event["custom"] == {"render-animation": "confetti"}
-        assert (event["user"]["id"], event["user"]["name"]) == ("john", "John")
+async def test_it_sends_custom_events_and_reactions_and_gets_its_own(
+    relay: Front, opens: Opens, cid: str
+) -> None:
+    async with opens(relay) as john, connected(relay, "jane") as jane:
+        await jane.watch(cid)
+        await john.connect("john", relay.token("john"))
+        await john.watch(cid)
+        await john.send({"render-animation": "confetti", "__proto__": {"a": 1}})
+        told = await john.run(
+            "call.sendReaction({type: 'raised-hand', emoji_code: ':raise-hand:'})"
+        )
+        assert told["reaction"]["type"] == "raised-hand"
+        await jane.until(lambda frame: frame["type"] == "call.reaction_new")
+        own = await john.events(2)
+    seen = [event for event in jane.events if event["type"] != "call.created"]
+    for custom, reaction in (seen, own):
+        assert custom["custom"]["render-animation"] == "confetti"
+        assert (custom["user"]["id"], custom["user"]["name"]) == ("john", "John")
+        assert reaction["reaction"]["emoji_code"] == ":raise-hand:"
+        assert reaction["reaction"]["user"]["id"] == "john"
 
 
-async def test_a_guest_logs_in_watches_and_sends(relay: RelayProcess) -> None:
-    guest = {"id": "anna", "name": "Anna", "type": "guest"}
-    async with (
-        video_client(relay, guest) as anna,
-        connected(relay, "jane") as jane,
-    ):
-        user_id = (await anna.do("connect"))["user_id"]
-        assert user_id.startswith("guest-")
-        assert user_id.endswith("-anna")
-        await jane.watch("default:javascript-guest")
-        await anna.do("watch default javascript-guest")
-        await anna.do('send {"n":1}')
-        [event] = await jane.until_count(1)
-        await anna.events(1)
-    assert event["user"]["id"] == user_id
+async def test_handlers_of_a_call_get_what_is_of_that_call(
+    relay: Front, opens: Opens, redis_server: RedisServer, cid: str
+) -> None:
+    async with opens(relay) as john:
+        await john.connect("john", relay.token("john"))
+        await john.watch(f"{cid}-other")
+        await john.watch(cid)
+        await john.run("globalThis.heard = []")
+        await john.run("void call.on('custom', (event) => heard.push(event.custom.n))")
+        for n, where in enumerate([cid, f"{cid}-other", cid]):
+            await by_server(relay, redis_server, where, {"n": n})
+        await john.events(3)
+        assert await john.run("heard") == [0, 2]
 
 
-async def test_a_custom_that_is_too_large_is_an_error_of_the_sdk(relay: RelayProcess) -> None:
-    async with video_client(relay, user(relay, "john")) as john:
-        await john.do("connect")
-        await john.do("watch default javascript-large")
-        with pytest.raises(Failed, match="code 22"):
-            await john.do('send {"text":"%s"}' % ("x" * 5200))
-        await john.do('send {"n":1}')
+async def test_a_custom_that_is_too_large_is_an_error_of_the_sdk(
+    relay: Front, opens: Opens, cid: str
+) -> None:
+    async with opens(relay) as john:
+        await john.connect("john", relay.token("john"))
+        await john.watch(cid)
+        with pytest.raises(Failed, match="5120") as refused:
+            await john.send({"text": "x" * 5200})
+        assert (refused.value.code, refused.value.status) == (22, 413)
+        await john.send({"text": "x" * 5000})
         await john.events(1)
 
 
-async def test_its_telemetry_is_answered(relay: RelayProcess) -> None:
-    async with video_client(relay, user(relay, "john"), telemetry=True) as john:
-        await john.do("connect")
-        await john.do("watch default javascript-telemetry")
-    assert not [report for report in john.reports if report["what"] == "said"]
+async def test_its_telemetry_is_answered(relay: Front, cid: str) -> None:
+    before = relay.count("POST", "/video/call_client_event")
+    async with in_node(relay, clientEventsReportingEnabled=True) as john:
+        await john.connect("john", relay.token("john"))
+        await john.watch(cid)
+    assert not john.count("said")
+    assert relay.count("POST", "/video/call_client_event") > before
 
 
-async def test_it_reconnects_after_the_relay_was_restarted(redis_server: RedisServer) -> None:
-    settings = {"redis_url": redis_server.url, "redis_prefix": "restarted:"}
-    with RelayProcess(**settings) as relay:
-        port = relay.port
-        async with video_client(relay, user(relay, "john")) as john:
-            await john.do("connect")
-            await john.connection(online=True)
-            await anyio.to_thread.run_sync(relay.stop)
-            with RelayProcess(**settings, port=port) as restarted:
-                before = len(john.reports)
-                with anyio.fail_after(15):
-                    while {"what": "connection", "online": True} not in john.reports[before:]:
-                        await anyio.sleep(0.05)
-                await john.do("watch default javascript-restarted")
-                await by_server(restarted, redis_server, "default:javascript-restarted", {"n": 1})
-                await john.events(1)
-                await john.aclose()
-
-
-async def test_the_server_sdk_sends_creates_and_upserts(relay: RelayProcess) -> None:
-    async with connected(relay, "john") as john:
-        await john.watch("default:node-sdk")
-
-        def run() -> str:
-            command = [node(), str(FOLDER / "node_sdk.mjs"), relay.base_url, API_KEY, API_SECRET]
-            done = subprocess.run(
-                [*command, "node-sdk"], capture_output=True, text=True, timeout=30, check=False
-            )
-            assert done.returncode == 0, done.stderr
-            return done.stdout
-
-        told = json.loads(await anyio.to_thread.run_sync(run))
-        [event] = await john.until_count(1)
-    assert event["custom"] == {"render-animation": "hearts"}
-    assert (event["user"]["id"], event["user"]["name"]) == ("jane", "Jane")
-    assert told["user"]["name"] == "Jane"
-    assert (told["cid"], told["same"]) == ("default:node-sdk", True)
-    assert abs(told["created_at"] / 1000 - time.time()) < 60
-    assert "user_id or user is missing" in told["refused"]["message"]
-    async with connected(relay, "jane", told["token_of_user"]):
-        pass
+async def test_a_page_on_another_origin_finds_out_where_it_is(
+    relay: Front, opens: Opens, cid: str
+) -> None:
+    async with opens(relay) as john:
+        await john.connect("john", relay.token("john"))
+        assert await john.run("client.streamClient.getLocationHint()") == "rel"
