@@ -75,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hard_buffer_bytes: int = 4_194_304
     slow_timeout: float = 30.0
     publish_timeout: float = 3.0
+    drain_notice: float = 0.0
     drain_timeout: float = 10.0
 
     @property
@@ -135,6 +136,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "hard_buffer_bytes": Option("unsent bytes of a socket above which it is cut off", "bytes"),
     "slow_timeout": Option("how long a socket may stay above soft_buffer_bytes", "seconds"),
     "publish_timeout": Option("how long a publish may take before it is answered 503", "seconds"),
+    "drain_notice": Option(
+        "how long a stopping process is unready before it leaves its port", "seconds"
+    ),
     "drain_timeout": Option("how long a stopping process takes to let its sockets go", "seconds"),
 }
 
@@ -223,7 +227,9 @@ def _check(settings: Settings) -> None:
         )
 
 
-_ZERO_MEANS_OFF: Final = ("port", "custom_max_bytes", "command_rate", "user_connections")
+_ZERO_MEANS_OFF: Final = (
+    "port", "custom_max_bytes", "command_rate", "user_connections", "drain_notice",
+)  # fmt: skip
 
 
 def _check_ranges(settings: Settings) -> None:

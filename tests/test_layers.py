@@ -16,7 +16,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 
 LAYERS: Final = (
-    {"errors", "logs", "metrics"},
+    {"errors", "logs", "metrics", "ports"},
     {"wire", "events", "tokens", "signing", "users", "calls", "retry", "forwarded"},
     {"settings", "tasks"},
     {"broker", "publisher"},

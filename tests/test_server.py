@@ -18,7 +18,8 @@ from uvicorn.server import ServerState
 
 from relay import server, wire
 from relay.app import App
-from relay.server import SEND_BUFFER_BYTES, HttpProtocol, Server, base_url, listen
+from relay.ports import SEND_BUFFER_BYTES
+from relay.server import HttpProtocol, Server, base_url, listen
 from relay.settings import Settings
 from tests.bad_input import SIX_KEYS
 

@@ -387,6 +387,11 @@ class Connection(asyncio.Protocol):
 
     # -- the end ----------------------------------------------------------------------------------
 
+    def announce_end(self, within_ms: int) -> None:
+        """Tell a peer that has logged in to open another socket: this one will be closed."""
+        if self.connection_id and self.is_open:
+            self.reply(frames.draining(within_ms))
+
     def end(self, code: Close, reason: str, why: str, farewell: bytes | None = None) -> None:
         """Close with a code, after a last text; a peer that does not answer is cut off."""
         if not self.is_open:
