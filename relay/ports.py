@@ -66,8 +66,10 @@ async def emptied(listener: socket.socket) -> None:
     shared = listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
     if shared and _turn_newcomers_away(listener):
         await asyncio.sleep(ON_THE_WAY_S)
+    quiet_turns = 0
     for _ in range(LAST_TURNS):
-        if not _is_waited_for(listener):
+        quiet_turns = 0 if _is_waited_for(listener) else quiet_turns + 1
+        if quiet_turns == 2:  # who is accepted in one turn is handed to its protocol in the next
             return
         await asyncio.sleep(0)
 
