@@ -10,14 +10,15 @@ import gc
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from relay import logs, ports, wire
+from relay import logs, ports
 from relay.app import App
-from relay.errors import BadInput, Unavailable
+from relay.errors import Unavailable
+from relay.http_edge import Bounds, HttpProtocol
 from relay.settings import Settings
 
 log = logs.get(__name__)
@@ -135,24 +136,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, answering what it cannot parse with the six keys too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse a request that is not HTTP."""
-        body = wire.encode(BadInput("this is not an HTTP/1.1 request").body())
-        head = (
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        )
-        self.transport.write(head + body)
-        self.transport.close()
-
-
 def _uvicorn_config(settings: Settings, app: App) -> uvicorn.Config:
+    bounds = Bounds(settings.http_connections, settings.head_timeout)
     return uvicorn.Config(
         app.asgi,
-        http=HttpProtocol,
+        http=partial(HttpProtocol, bounds=bounds),  # type: ignore[arg-type] # likewise
         ws=app.sockets.protocol,  # type: ignore[arg-type] # any factory will do
         lifespan="off",
         log_config=None,

@@ -65,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_freshness: float = 3600.0
     webhook_max_bytes: int = 1_048_576
     custom_max_bytes: int = 5120
+    http_connections: int = 5000
+    head_timeout: float = 10.0
     frame_max_bytes: int = 65_536
     command_rate: float = 20.0
     command_burst: int = 100
@@ -122,6 +124,10 @@ OPTIONS: Final[dict[str, Option]] = {
     "webhook_freshness": Option("how old a webhook's signed created_at may be", "seconds"),
     "webhook_max_bytes": Option("size of a webhook's body, uncompressed", "bytes"),
     "custom_max_bytes": Option("size of an event's custom as compact JSON; 0 = no limit", "bytes"),
+    "http_connections": Option(
+        "connections of one process that speak HTTP at once; 0 = no limit", "connections"
+    ),
+    "head_timeout": Option("how long the head of an HTTP request may take", "seconds"),
     "frame_max_bytes": Option("size of a message that a client sends on the socket", "bytes"),
     "command_rate": Option(
         "commands one socket may send in the long run; 0 = no limit", "per second"
@@ -229,6 +235,7 @@ def _check(settings: Settings) -> None:
 
 _ZERO_MEANS_OFF: Final = (
     "port", "custom_max_bytes", "command_rate", "user_connections", "drain_notice",
+    "http_connections",
 )  # fmt: skip
 
 

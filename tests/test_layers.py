@@ -24,7 +24,7 @@ LAYERS: Final = (
     {"http"},
     {"gateway", "ingress", "api", "egress"},
     {"app"},
-    {"server", "workers"},
+    {"server", "workers", "http_edge"},
     {"cli"},
     {"__main__"},
 )
@@ -48,7 +48,7 @@ HOMES: Final[dict[str, set[str]]] = {
     "starlette": {"http", "ingress", "api", "app"},
     "structlog": {"logs"},
     "tomllib": {"ingress"},
-    "uvicorn": {"server", "workers"},
+    "uvicorn": {"server", "workers", "http_edge"},
     "uvloop": {"server", "workers"},
     "websockets": {"gateway"},
     "websockets.exceptions": {"gateway", "cli.watch"},

@@ -26,7 +26,7 @@ STORM = 5000 if LONG else 600
 STORM_S = 10.0 if LONG else 2.0
 DRAIN_S = 20 if LONG else 4
 CALLS = [f"default:deploy-{number}" for number in range(10)]
-PAUSE_S = 0.25 if LONG else 0.1
+PAUSE_S = 0.5 if LONG else 0.1
 SEED = 20_260
 
 
@@ -83,7 +83,7 @@ async def test_a_rolling_restart_of_two_processes(redis_server: RedisServer) -> 
                     await stopped(second)
                     after_both = await finished(flow, crowd)
                     check(after_both, SOCKETS)
-        assert after_both["moved"] > 0.6 * SOCKETS
+        assert after_both["moved"] > 0.5 * SOCKETS
         # Only those who do not know connection.draining were closed, and the code told them why.
         assert set(after_both["codes"]) == {"1012"}
         one, both = after_one["dials"], after_both["dials"]

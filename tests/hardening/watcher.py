@@ -18,6 +18,7 @@ import msgspec
 
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0)
 ANSWER_S = 15.0
+ASK_AGAIN_S = 1.0
 HANDSHAKE = (
     b"GET /video/connect?api_key=key&stream-auth-type=jwt HTTP/1.1\r\nHost: relay\r\n"
     b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -144,8 +145,9 @@ class Watcher:
     def heard(self, line: Line, frame: dict[str, Any]) -> None:
         match frame["type"]:
             case "connection.ok":
-                since = {} if self._since is None else {"since": self._since}
-                line.say(type="call.watch", id=1, call_cid=self._cid, **since)
+                self._ask(line)
+            case "error":  # temporary: nothing else is ever wrong with it
+                asyncio.get_running_loop().call_later(ASK_AGAIN_S, self._ask, line)
             case "call.watching":
                 self._switch(line, frame)
             case "connection.draining":
@@ -167,6 +169,10 @@ class Watcher:
             self._codes[line.code] += 1
             if self._next is None:
                 self._come_back()
+
+    def _ask(self, line: Line) -> None:
+        since = {} if self._since is None else {"since": self._since}
+        line.say(type="call.watch", id=1, call_cid=self._cid, **since)
 
     # -- what it does -----------------------------------------------------------------------------
 
@@ -228,3 +234,10 @@ class Watcher:
                 await loop.create_connection(lambda: line, "127.0.0.1", port)
         except OSError:  # TimeoutError is one
             self.ended(line)
+        else:
+            loop.call_later(ANSWER_S, self._give_up, line)
+
+    def _give_up(self, line: Line) -> None:
+        """Cut a socket on which nothing is watched yet."""
+        if line is self._next or (line is self._line and not self.watching.is_set()):
+            line.transport.abort()
