@@ -63,11 +63,11 @@ class HttpProtocol(HttpToolsProtocol):
         """Take bytes; whoever owes more of a head, or of a body that nobody reads, has to hurry."""
         if self.transport.is_closing():
             return
-        if self._in_head:
-            self._head_bytes += len(data)
         super().data_received(data)
         if self.transport.get_protocol() is not self:
             return  # it has become a socket
+        if self._in_head:
+            self._head_bytes += len(data)
         if self._in_head and self._head_bytes > HEAD_MAX_BYTES:
             limit = f"the head of the request has more than {HEAD_MAX_BYTES} bytes"
             self._refuse(TooLarge(limit, reason="head_too_large"))
