@@ -49,7 +49,8 @@ class Connection(asyncio.Protocol):
     """A socket from its upgrade on. Implements ``call.Watcher`` and ``wheel.Timed``."""
 
     __slots__ = (
-        "_direct", "_fd", "_fragments", "_heard_at", "_noise", "_protocol", "_room", "_session",
+        "_direct", "_fd", "_fragments", "_heard_at", "_hears_out", "_noise", "_protocol", "_room",
+        "_session",
         "_slow_since", "_sockets", "_transport", "_worker", "calls", "peer", "slot",
     )  # fmt: skip
 
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         )
         self._session: Session | None = None
         self._fragments: bytearray | None = None
+        self._hears_out = False
         self._noise = 0
         self._worker: Worker | None = None
         self._room: asyncio.Future[None] | None = None
@@ -93,11 +95,14 @@ class Connection(asyncio.Protocol):
     def _parse(self, data: bytes) -> None:
         was_open = self._protocol.state is State.OPEN
         self._protocol.receive_data(data)
+        # The protocol may have been closed by the last of these frames; those before it count.
+        self._hears_out = was_open
         for event in self._protocol.events_received():
             if isinstance(event, Request):
                 self._handshake(event)
             else:
                 self._frame(cast("Frame", event))
+        self._hears_out = False
         if was_open and self._protocol.parser_exc is not None:
             self._failed()
         elif self._session is None and self._protocol.handshake_exc is not None:
@@ -161,6 +166,8 @@ class Connection(asyncio.Protocol):
                 self.end(Close.UNSUPPORTED_DATA, "send text frames only", "binary")
             case Opcode.PING | Opcode.PONG:
                 self._hear_noise()
+            case Opcode.CLOSE:
+                self._hears_out = False
 
     def _fragment(self, frame: Frame) -> None:
         if self._fragments is None:
@@ -284,7 +291,8 @@ class Connection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether writing still makes sense."""
-        return self._protocol.state is State.OPEN and not self._transport.is_closing()
+        is_open = self._protocol.state is State.OPEN or self._hears_out
+        return is_open and not self._transport.is_closing()
 
     def deliver(self, batch: Batch) -> int:
         """Write a batch; a slow peer goes without what is volatile, or is cut off.
@@ -394,6 +402,7 @@ class Connection(asyncio.Protocol):
 
     def end(self, code: Close, reason: str, why: str, farewell: bytes | None = None) -> None:
         """Close with a code, after a last text; a peer that does not answer is cut off."""
+        self._hears_out = False
         if not self.is_open:
             return
         metrics.CLOSED.labels(why).inc()

@@ -1,4 +1,4 @@
-"""Peers that mean harm, or have a bad day, against a real relay: bounded, counted, unfelt by others.
+"""Peers that mean harm, or have a bad day, against a real relay: each is bounded and counted.
 
 What needs an hour or a broken kernel is tested on a fake clock and a fake transport in
 tests/gateway/test_slow_peers.py; broken frames are in test_autobahn_*.py.
