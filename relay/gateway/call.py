@@ -139,4 +139,5 @@ class WatchedCall:
         for watcher in self.live:
             written += watcher.deliver(batch)
         metrics.WRITTEN.inc(written)
+        metrics.OWED.inc(batch.count * len(self.live))
         metrics.WRITES.inc(len(self.live))

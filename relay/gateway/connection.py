@@ -49,9 +49,9 @@ class Connection(asyncio.Protocol):
     """A socket from its upgrade on. Implements ``call.Watcher`` and ``wheel.Timed``."""
 
     __slots__ = (
-        "_direct", "_fd", "_fragments", "_heard_at", "_hears_out", "_noise", "_protocol", "_room",
-        "_session",
-        "_slow_since", "_sockets", "_transport", "_worker", "calls", "peer", "slot",
+        "_direct", "_ended", "_fd", "_fragments", "_heard_at", "_hears_out", "_noise", "_protocol",
+        "_room", "_session", "_slow_since", "_sockets", "_transport", "_worker", "calls", "peer",
+        "slot",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         )
         self._session: Session | None = None
         self._fragments: bytearray | None = None
+        self._ended = False
         self._hears_out = False
         self._noise = 0
         self._worker: Worker | None = None
@@ -117,6 +118,9 @@ class Connection(asyncio.Protocol):
         """Let go of everything."""
         self._leave()
         self.resume_writing()
+        if self._session is not None:
+            self._count_end("left")
+            metrics.SOCKETS.dec()
         self._sockets.closed(self)
 
     def pause_writing(self) -> None:
@@ -141,6 +145,8 @@ class Connection(asyncio.Protocol):
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             self._protocol.send_response(response)
             self._session = self._sockets.session(request)
+            metrics.OPENED.inc()
+            metrics.SOCKETS.inc()
             self.peer = self._sockets.client_address(request, self._transport)
             self.schedule()
 
@@ -223,7 +229,7 @@ class Connection(asyncio.Protocol):
         """Count that ``websockets`` closed the socket over something the peer sent."""
         close = self._protocol.close_sent
         why = _FAILURES.get(close.code, "internal") if close is not None else "protocol_error"
-        metrics.CLOSED.labels(why).inc()
+        self._count_end(why)
         log.info("socket closed", why=why, peer=self.peer)
 
     # -- the session's actions --------------------------------------------------------------------
@@ -337,6 +343,7 @@ class Connection(asyncio.Protocol):
     def _deliver_buffered(self, batch: Batch) -> int:
         unsent = self._transport.get_write_buffer_size()
         if not self.is_open:
+            metrics.DROPPED.inc(batch.count)
             return 0
         if unsent > self._sockets.limits.soft_buffer_bytes:
             return self._deliver_slow(batch, unsent)
@@ -347,6 +354,7 @@ class Connection(asyncio.Protocol):
         limits = self._sockets.limits
         if unsent > limits.hard_buffer_bytes:
             self.abort("slow")
+            metrics.DROPPED.inc(batch.count)
             return 0
         self._note_slow()
         metrics.SKIPPED.inc(batch.volatile_count)
@@ -405,7 +413,7 @@ class Connection(asyncio.Protocol):
         self._hears_out = False
         if not self.is_open:
             return
-        metrics.CLOSED.labels(why).inc()
+        self._count_end(why)
         log.info("socket closed", why=why, code=int(code), peer=self.peer)
         if farewell is not None:
             self.reply(farewell)
@@ -420,10 +428,16 @@ class Connection(asyncio.Protocol):
     def abort(self, why: str) -> None:
         """Cut the peer off at once, unsent bytes and all; counted unless ``end`` has done it."""
         if self.is_open:
-            metrics.CLOSED.labels(why).inc()
+            self._count_end(why)
             log.info("socket cut off", why=why, peer=self.peer)
         self._fd = self._direct = -1
         self._transport.abort()  # and leaves in the next turn: the hub may be writing just now
+
+    def _count_end(self, why: str) -> None:
+        """Count why a socket ended, the first reason for each."""
+        if not self._ended:
+            self._ended = True
+            metrics.CLOSED.labels(why).inc()
 
     def _leave(self) -> None:
         """Cease to watch. Every way of closing leads here; a second time does nothing."""

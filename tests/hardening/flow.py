@@ -22,6 +22,7 @@ class Flow:
         self._cids = cids
         self._pause_s = pause_s
         self._last = asyncio.Event()
+        self.ended = asyncio.Event()
         self.sent = 0
         self.repeats = 0
 
@@ -40,6 +41,7 @@ class Flow:
                 await asyncio.gather(*(self._send(client, cid, n) for cid in self._cids))
                 self.sent = n
                 await asyncio.sleep(self._pause_s)
+        self.ended.set()
 
     async def _send(self, client: httpx.AsyncClient, cid: str, n: int) -> None:
         path = f"/api/v2/video/call/{cid.replace(':', '/')}/event?api_key=key"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import socket
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import anyio
 import httpx
 import pytest
 
+from tests import ledger
 from tests.hardening.watcher import HANDSHAKE
 from tests.integration.doors import event_path, post
 from tests.processes import RelayProcess
@@ -30,14 +30,10 @@ AT_ONCE = 200
 
 
 async def counted(relay: RelayProcess, name: str, **labels: str) -> float:
-    """Return the sum of a metric's series that have these labels."""
-    async with httpx.AsyncClient(base_url=relay.base_url, timeout=30) as client:
-        text = (await client.get("/metrics")).text
-    found = 0.0
-    for shown, value in re.findall(rf"^{name}({{.*}})? (\S+)$", text, re.MULTILINE):
-        if all(f'{label}="{wanted}"' in shown for label, wanted in labels.items()):
-            found += float(value)
-    return found
+    """Return a metric after everything else was found to add up."""
+    books = await ledger.read(relay)
+    books.check()
+    return books.total(name, **labels)
 
 
 def descriptors(relay: RelayProcess) -> int:
