@@ -785,6 +785,7 @@ export class Relay extends Emitter {
     this.#forgetAsked(old);
     for (const entry of [...this.#sends.values()]) {
       if (entry.line === this.#line) continue;
+      this.#clock.clearTimeout(entry.again);
       if (entry.volatile && entry.sent) this.#rejectSend(entry, "the connection was cut before the answer", "disconnected");
       else this.#write(entry);
     }
@@ -817,7 +818,8 @@ export class Relay extends Emitter {
 
   /** Ask the provider and tell the relay. What fails is tried again; in the end the relay closes with 4001. */
   async #renew(tries = 0) {
-    const { round, before } = { round: this.#round, before: this.#token };
+    const round = this.#round;
+    const before = this.#token;
     try {
       const { token } = await this.#askProvider();
       if (round !== this.#round || this.state !== "open" || this.#token !== before) return;
@@ -934,7 +936,7 @@ export class Relay extends Emitter {
   }
 
   #askToWatch(call, tries = 0, line = this.#line) {
-    if (this.#calls.get(call.cid) !== call || line !== (this.#move?.line ?? null) && line !== this.#line) return;
+    if (this.#calls.get(call.cid) !== call) return;
     const wait = retryDelay(tries + 1, this.#options.random, this.#timing);
     const again = () => {
       if (line === this.#move?.line) this.#moveFailed();
