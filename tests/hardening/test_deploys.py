@@ -23,6 +23,7 @@ LONG = "SOAK" in os.environ
 SOCKETS = 2000 if LONG else 300
 STORM = 5000 if LONG else 600
 STORM_S = 10.0 if LONG else 2.0
+STORM_PAUSE_S = 0.5 if LONG else 0.05
 DRAIN_S = 20 if LONG else 4
 CALLS = [f"default:deploy-{number}" for number in range(10)]
 PAUSE_S = 0.5 if LONG else 0.1
@@ -118,12 +119,12 @@ async def test_a_storm_of_recoveries_costs_one_read_per_100_ms_and_process(
         relay_pair(redis_server.url, redis_prefix="storm:") as (one, two),
         Crowd([one.port, two.port], STORM, cids, seed=SEED) as crowd,
     ):
-        async with flowing(one, cids, 0.05) as flow:
+        async with flowing(one, cids, STORM_PAUSE_S) as flow:
             await flow.until(5)
             before = [await reads(relay) for relay in (one, two)]
             began = anyio.current_time()
             await crowd.cut(STORM_S)
-            await flow.until(flow.sent + int(STORM_S / 0.05))
+            await flow.until(flow.sent + int(STORM_S / STORM_PAUSE_S))
             seen = await finished(flow, crowd)
             took_s = anyio.current_time() - began
             check(seen, STORM)
