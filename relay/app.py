@@ -63,10 +63,19 @@ class App:
         if self._ingest is not None:
             self._ingest.start()
 
-    async def drain(self) -> None:
-        """Turn unready and let the sockets go."""
+    def turn_unready(self) -> None:
+        """Say from now on that this process is about to end."""
         self._draining = True
-        await self.sockets.drain(self._settings.drain_timeout)
+
+    async def drain(self) -> None:
+        """Let the sockets go; with the embedded broker there is no other process to go to."""
+        await self.sockets.drain(
+            self._settings.drain_timeout, handover=bool(self._settings.redis_url)
+        )
+
+    def dismiss(self) -> None:
+        """Close the sockets that are left at once."""
+        self.sockets.dismiss()
 
     async def aclose(self) -> None:
         """End everything that ``start`` began."""

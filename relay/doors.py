@@ -1,7 +1,7 @@
 """A door: one of the four ways an event comes in. It publishes, and keeps the door's ledger.
 
-For every door ``accepted = published + duplicate + refused`` after it was taken (and what was
-refused before it became an event is counted under its reason too). Used by every edge.
+For every door ``accepted = published + duplicate + failed``. What was refused, before it became an
+event or after, is counted by its reason as well. Used by every edge.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Door:
         self.name = name
         self._broker = broker
         self._accepted = metrics.ACCEPTED.labels(name)
+        self._failed = metrics.FAILED.labels(name)
         self._kept = metrics.PUBLISHED.labels(name, "kept")
         self._volatile = metrics.PUBLISHED.labels(name, "volatile")
         self._duplicates = metrics.DUPLICATES.labels(name)
@@ -31,8 +32,10 @@ class Door:
         self._accepted.inc()
         try:
             publication = await self._broker.publish(event)
-        except RelayError as error:
-            self.refused(error)
+        except BaseException as error:
+            self._failed.inc()  # also when whoever waited for it has gone
+            if isinstance(error, RelayError):
+                self.refused(error)
             raise
         self._count(event, publication)
         return publication

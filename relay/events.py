@@ -29,9 +29,9 @@ _EVENT_TYPE: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _OWN_FRAMES: Final = frozenset(
     {
         "call.position", "call.send", "call.sent", "call.unwatch", "call.unwatched", "call.watch",
-        "call.watchers", "call.watching", "connection.changed", "connection.error",
-        "connection.ok", "connection.recovered", "error", "health.check", "token.refresh",
-        "token.refreshed",
+        "call.watchers", "call.watching", "connection.changed", "connection.draining",
+        "connection.error", "connection.ok", "connection.recovered", "error", "health.check",
+        "token.refresh", "token.refreshed",
     }
 )  # fmt: skip
 """Types that mean something to a client as a frame; an event under such a name would forge one."""

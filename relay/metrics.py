@@ -34,6 +34,10 @@ PUBLISHED: Final = Counter(
 DUPLICATES: Final = Counter(
     "relay_events_duplicate", "Repeats of an event that had been published before.", ["door"]
 )
+FAILED: Final = Counter(
+    "relay_events_failed", "Events that a door took and that were not, or not surely, published.",
+    ["door"],
+)  # fmt: skip
 REUSED_IDS: Final = Counter(
     "relay_event_ids_reused", "Events whose id had come with other content before.", ["door"]
 )
@@ -56,12 +60,25 @@ CALLS: Final = Gauge(
 RECEIVED: Final = Counter(
     "relay_publications_received", "Publications that reached a hub.", ["kind"]
 )
-WRITTEN: Final = Counter("relay_deliveries_written", "Publications written to sockets.")
+OWED: Final = Counter(
+    "relay_deliveries_owed", "Publications and notices, each times the watchers it was for."
+)
+WRITTEN: Final = Counter("relay_deliveries_written", "Deliveries written to sockets.")
 WRITES: Final = Counter("relay_writes", "Writes to sockets that carried publications.")
 SKIPPED: Final = Counter(
     "relay_deliveries_skipped", "Volatile publications not written to a slow socket."
 )
-CLOSED: Final = Counter("relay_sockets_closed", "Sockets closed by the relay.", ["why"])
+DROPPED: Final = Counter(
+    "relay_deliveries_dropped", "Deliveries not written because the socket was closed or cut off."
+)
+RECOVERED: Final = Counter(
+    "relay_deliveries_recovered", "Publications written from history to watchers that came back."
+)
+OPENED: Final = Counter("relay_sockets_opened", "Connections that became sockets.")
+CLOSED: Final = Counter("relay_sockets_closed", "Sockets that have ended, by why.", ["why"])
+SOCKETS: Final = Gauge(
+    "relay_sockets", "Open sockets, authenticated or not.", multiprocess_mode="livesum"
+)
 REPAIRS: Final = Counter("relay_repairs", "Gaps in a call's publications, by outcome.", ["outcome"])
 RECOVERIES: Final = Counter(
     "relay_recoveries", "Watches from a position, by whether nothing was lost.", ["recovered"]

@@ -10,23 +10,19 @@ import gc
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from relay import logs, wire
+from relay import logs, ports
 from relay.app import App
-from relay.errors import BadInput, Unavailable
+from relay.errors import Unavailable
+from relay.http_edge import Bounds, HttpProtocol
 from relay.settings import Settings
 
 log = logs.get(__name__)
 
-BACKLOG: Final = 2048
-SEND_BUFFER_BYTES: Final = 65_536
-"""Without it the kernel hides some 3.8 MiB of a slow peer's bytes from our bounds."""
-USER_TIMEOUT_MS: Final = 30_000
-"""After that long without an acknowledgement the kernel gives a peer up."""
 IMPATIENCE_S: Final = 0.1
 """How soon a second signal ends the drain."""
 KEEP_ALIVE_S: Final = 75
@@ -65,24 +61,7 @@ def listen(settings: Settings) -> socket.socket:
     With Redis other processes may share the port. With the embedded broker they may not: they
     would be relays of their own, and users of one would not see those of the other.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if settings.redis_url:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-        listener.bind(address)
-        if not settings.redis_url:
-            # Two sockets may be bound to one address for as long as neither listens.
-            listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    return ports.listen(settings.host, settings.port, shared=bool(settings.redis_url))
 
 
 async def _serve(
@@ -91,7 +70,7 @@ async def _serve(
     app = App(settings, demo=demo)
     try:
         await app.start()
-        server = Server(_uvicorn_config(settings, app), app, listening)
+        server = Server(_uvicorn_config(settings, app), app, listening, settings.drain_notice)
         await server.serve(sockets=[listener])
     finally:
         await app.aclose()
@@ -101,10 +80,17 @@ async def _serve(
 class Server(uvicorn.Server):
     """uvicorn's server, with the sockets drained before it closes what it owns."""
 
-    def __init__(self, config: uvicorn.Config, app: App, listening: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: App,
+        listening: Callable[[int], None],
+        notice_s: float = 0.0,
+    ) -> None:
         super().__init__(config)
         self._app = app
         self._listening = listening
+        self._notice_s = notice_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept, then say so."""
@@ -120,14 +106,29 @@ class Server(uvicorn.Server):
         self._listening(port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let the gateway's sockets go, then everything else."""
+        """Leave the port, let the gateway's sockets go, then everything else."""
         log.info("shutting down")
-        draining = asyncio.create_task(self._app.drain())
+        draining = asyncio.create_task(self._drain(sockets or []))
         while not (draining.done() or self.force_exit):
             await asyncio.wait([draining], timeout=IMPATIENCE_S)
         draining.cancel()
         await asyncio.wait([draining])
+        self._app.dismiss()
         await super().shutdown(sockets)
+
+    async def _drain(self, listeners: list[socket.socket]) -> None:
+        """Turn unready; once load balancers know it, leave the port; then let the sockets go."""
+        self._app.turn_unready()
+        self.server_state.default_headers = [
+            *self.server_state.default_headers, (b"connection", b"close"),
+        ]  # fmt: skip
+        await asyncio.sleep(self._notice_s)
+        for listener in listeners:
+            await ports.emptied(listener)
+        for server in self.servers:
+            server.close()
+        log.info("left the port")
+        await self._app.drain()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop on a signal, at once on a second one; the exit code is then 0, not the signal's."""
@@ -135,31 +136,17 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, answering what it cannot parse with the six keys too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse a request that is not HTTP."""
-        body = wire.encode(BadInput("this is not an HTTP/1.1 request").body())
-        head = (
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            b"access-control-allow-origin: *\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        )
-        self.transport.write(head + body)
-        self.transport.close()
-
-
 def _uvicorn_config(settings: Settings, app: App) -> uvicorn.Config:
+    bounds = Bounds(settings.http_connections, settings.head_timeout)
     return uvicorn.Config(
         app.asgi,
-        http=HttpProtocol,
+        http=partial(HttpProtocol, bounds=bounds),  # type: ignore[arg-type] # likewise
         ws=app.sockets.protocol,  # type: ignore[arg-type] # any factory will do
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=ports.BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout)),
         proxy_headers=True,

@@ -67,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_freshness: float = 3600.0
     webhook_max_bytes: int = 1_048_576
     custom_max_bytes: int = 5120
+    http_connections: int = 5000
+    head_timeout: float = 10.0
     frame_max_bytes: int = 65_536
     command_rate: float = 20.0
     command_burst: int = 100
@@ -78,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hard_buffer_bytes: int = 4_194_304
     slow_timeout: float = 30.0
     publish_timeout: float = 3.0
+    drain_notice: float = 0.0
     drain_timeout: float = 10.0
 
     @property
@@ -129,6 +132,10 @@ OPTIONS: Final[dict[str, Option]] = {
     "webhook_freshness": Option("how old a webhook's signed created_at may be", "seconds"),
     "webhook_max_bytes": Option("size of a webhook's body, uncompressed", "bytes"),
     "custom_max_bytes": Option("size of an event's custom as compact JSON; 0 = no limit", "bytes"),
+    "http_connections": Option(
+        "connections of one process that speak HTTP at once; 0 = no limit", "connections"
+    ),
+    "head_timeout": Option("how long the head of an HTTP request may take", "seconds"),
     "frame_max_bytes": Option("size of a message that a client sends on the socket", "bytes"),
     "command_rate": Option(
         "commands one socket may send in the long run; 0 = no limit", "per second"
@@ -147,6 +154,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "hard_buffer_bytes": Option("unsent bytes of a socket above which it is cut off", "bytes"),
     "slow_timeout": Option("how long a socket may stay above soft_buffer_bytes", "seconds"),
     "publish_timeout": Option("how long a publish may take before it is answered 503", "seconds"),
+    "drain_notice": Option(
+        "how long a stopping process is unready before it leaves its port", "seconds"
+    ),
     "drain_timeout": Option("how long a stopping process takes to let its sockets go", "seconds"),
 }
 
@@ -237,6 +247,7 @@ def _check(settings: Settings) -> None:
 
 _ZERO_MEANS_OFF: Final = (
     "port", "custom_max_bytes", "command_rate", "http_rate", "user_connections", "redis_replicas",
+    "drain_notice", "http_connections",
 )  # fmt: skip
 
 

@@ -129,8 +129,10 @@ class _Supervisor:
     def _end(self) -> None:
         for worker in self._workers:
             worker.process.terminate()
+        # The sockets have one drain_timeout, requests under way another.
+        patience_s = self._settings.drain_notice + 2 * self._settings.drain_timeout + 5.0
         for worker in self._workers:
-            worker.process.join(self._settings.drain_timeout + 5.0)
+            worker.process.join(patience_s)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()

@@ -1,7 +1,8 @@
-"""The ledger of a door: accepted = published + duplicate + refused."""
+"""The ledger of a door: accepted = published + duplicate + failed."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ NAMES = {
     "kept": ("relay_events_published_total", {"kind": "kept"}),
     "volatile": ("relay_events_published_total", {"kind": "volatile"}),
     "duplicate": ("relay_events_duplicate_total", {}),
+    "failed": ("relay_events_failed_total", {}),
     "reused": ("relay_event_ids_reused_total", {}),
     "unavailable": ("relay_refused_total", {"reason": "unavailable"}),
     "not_allowed": ("relay_refused_total", {"reason": "not_allowed"}),
@@ -104,7 +106,7 @@ async def test_what_the_broker_could_not_take_is_refused() -> None:
     door, ledger = Door("test", Failing(Limits(), lambda: 1, "node")), Ledger("test")
     with pytest.raises(Unavailable):
         await door.publish(event())
-    assert ledger.entries() == {"accepted": 1, "unavailable": 1}
+    assert ledger.entries() == {"accepted": 1, "failed": 1, "unavailable": 1}
 
 
 def test_what_is_published_at_once_is_counted_alike(broker: MemoryBroker) -> None:
@@ -133,3 +135,18 @@ def test_what_was_refused_before_is_counted_under_its_reason(broker: MemoryBroke
     door, ledger = Door("test", broker), Ledger("test")
     door.refused(NotAllowed("no"))
     assert ledger.entries() == {"not_allowed": 1}
+
+
+async def test_an_event_whose_sender_did_not_wait_is_counted_too() -> None:
+    class Waiting(MemoryBroker):
+        async def publish(self, event: Event) -> Publication:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    door, ledger = Door("test", Waiting(Limits(), lambda: 1, "node")), Ledger("test")
+    publishing = asyncio.create_task(door.publish(event()))
+    await asyncio.sleep(0)
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    assert ledger.entries() == {"accepted": 1, "failed": 1}

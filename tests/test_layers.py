@@ -16,7 +16,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 
 LAYERS: Final = (
-    {"errors", "logs", "metrics"},
+    {"errors", "logs", "metrics", "ports"},
     {
         "wire",
         "events",
@@ -37,7 +37,7 @@ LAYERS: Final = (
     {"http"},
     {"gateway", "ingress", "api", "egress"},
     {"app"},
-    {"server", "workers"},
+    {"server", "workers", "http_edge"},
     {"cli"},
     {"__main__"},
 )
@@ -61,7 +61,7 @@ HOMES: Final[dict[str, set[str]]] = {
     "starlette": {"http", "ingress", "api", "app"},
     "structlog": {"logs"},
     "tomllib": {"ingress", "api"},
-    "uvicorn": {"server", "workers"},
+    "uvicorn": {"server", "workers", "http_edge"},
     "uvloop": {"server", "workers"},
     "websockets": {"gateway"},
     "websockets.exceptions": {"gateway", "cli.watch"},

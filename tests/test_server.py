@@ -9,18 +9,16 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 import uvicorn
-from uvicorn.server import ServerState
 
-from relay import server, wire
+from relay import server
 from relay.app import App
-from relay.server import SEND_BUFFER_BYTES, HttpProtocol, Server, base_url, listen
+from relay.ports import SEND_BUFFER_BYTES
+from relay.server import Server, base_url, listen
 from relay.settings import Settings
-from tests.bad_input import SIX_KEYS
 
 pytestmark = pytest.mark.anyio
 
@@ -129,39 +127,6 @@ def test_the_demo_says_where_its_page_is(capsys: pytest.CaptureFixture[str]) -> 
         "relay: listening on http://127.0.0.1:8000",
         "relay: open the demo page: http://127.0.0.1:8000/",
     ]
-
-
-# -- HTTP that is none ----------------------------------------------------------------------------
-
-
-class Transport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = b""
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        self.sent += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-
-async def test_what_is_not_http_is_answered_in_six_keys() -> None:
-    config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
-    config.load()
-    protocol = HttpProtocol(config=config, server_state=ServerState(), app_state={})
-    transport = Transport()
-    protocol.connection_made(transport)
-    protocol.data_received(b"\x16\x03\x01\x02\x00\x01 this is TLS")
-    head, _, body = transport.sent.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ")
-    assert f"content-length: {len(body)}".encode() in head
-    assert set(wire.decode(body)) == SIX_KEYS
-    assert transport.closed
 
 
 # -- the end --------------------------------------------------------------------------------------

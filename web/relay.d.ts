@@ -113,8 +113,13 @@ export interface Timing {
   stable: number;
   send: number;
   command: number;
+  move: number;
+  refresh: number;
 }
 export const TIMING: Readonly<Timing>;
+
+/** When a JWT expires, in ms since the epoch; Infinity when it does not, or cannot be read. */
+export function tokenExpiry(token: string): number;
 
 export interface CloseAdvice {
   action: "retry" | "token" | "stop";
@@ -172,6 +177,7 @@ export class Call {
 
 /** The part of a WebSocket this client uses: a browser's, or that of the `ws` package. */
 export interface SocketLike {
+  readonly readyState?: number;
   send(text: string): void;
   close(): void;
   onopen: any;
@@ -196,6 +202,7 @@ export interface RelayOptions {
   user?: User;
   /** A JWT. This or `tokenProvider` is needed. */
   token?: string;
+  /** Asked at start without `token`, in the last minute of a token's life, and when it has expired. */
   tokenProvider?: () => Grant | Promise<Grant>;
   /** For Node before 22: the class of the `ws` package. */
   WebSocket?: new (url: string) => SocketLike;
@@ -223,6 +230,8 @@ export interface RelayListeners {
   state: (change: StateChange) => void;
   event: (event: RelayEvent) => void;
   error: (error: RelayError) => void;
+  /** The relay's process stopped and another one serves us. Nothing was missed. */
+  moved: (facts: { connectionId: string }) => void;
 }
 
 export class Relay {

@@ -11,7 +11,9 @@
  *
  * It reconnects by itself (full jitter, capped), continues every call from its last position,
  * drops repeats, repeats a `send` whose answer was lost under the same event_id, and says so
- * (`gap`) when something was lost for good. Every queue is bounded and every wait is limited.
+ * (`gap`) when something was lost for good. When a process of the relay stops it moves to another
+ * one before it lets go of the first, and with a `tokenProvider` it renews the token before it
+ * expires. Every queue is bounded and every wait is limited.
  *
  * No dependency, no build step. Browsers, and Node 20 or newer with `WebSocket` from `ws`.
  * Types: relay.d.ts. The wire protocol: docs/protocol.md.
@@ -31,7 +33,11 @@ export const TIMING = Object.freeze({
   stable: 10_000, // a connection this old makes the next wait start from the base again
   send: 30_000, // a send is answered, or rejected, within this
   command: 10_000, // a watch or a token refresh is answered, or tried again, within this
+  move: 60_000, // the longest time to move to another socket in, whatever the relay says
+  refresh: 60_000, // a token is renewed at a random moment of the last minute (or half) of its life
 });
+/** setTimeout takes no more than this; it is also how often we look at a token that lives longer. */
+const LONGEST_TIMER = 2 ** 31 - 1;
 
 /** Bounds. `pending`: unanswered sends; `seen`: event ids remembered per call. */
 const LIMITS = Object.freeze({ pending: 256, calls: 1000, seen: 2048, frameBytes: 60 * 1024 });
@@ -40,7 +46,7 @@ const PACE = Object.freeze({ burst: 80, perSecond: 16 });
 
 /** What to do at each close code; `floor` is the shortest wait in ms. Anything else: retry. */
 const CLOSE_CODES = Object.freeze({
-  1001: { action: "retry", floor: 0, reason: "the relay is shutting down" },
+  1001: { action: "retry", floor: 0, reason: "the relay was shut down" },
   1006: { action: "retry", floor: 0, reason: "the connection was cut" },
   1011: { action: "retry", floor: 500, reason: "the relay had an internal error" },
   1012: { action: "retry", floor: 0, reason: "the relay is restarting" },
@@ -176,6 +182,8 @@ export class Call extends Emitter {
   position = null;
   /** The last known watchers. */
   watchers = { count: 0, users: [] };
+  /** @internal The line on which the watch was answered. */
+  _line = null;
 
   /** @internal */
   constructor(relay, cid, since, report) {
@@ -199,13 +207,18 @@ export class Call extends Emitter {
   _pause() {
     if (this.state === "watching") this.state = "pending";
     this.#replay = null;
+    this._line = null;
   }
 
-  /** @internal The relay answered call.watching. */
-  _watching({ epoch, offset, recovered }) {
+  /** @internal The relay answered call.watching on `line`: from now on the call listens to no other. */
+  _watching({ epoch, offset, recovered }, line) {
     const from = this.position;
     const top = { epoch, offset };
+    const moved = this._line !== null && this._line !== line;
+    this._line = line;
     this.state = "watching";
+    // We were never away: what the first socket did not deliver any more follows as if it had.
+    if (moved && recovered === true) return this.#renamed(top);
     this._emit("watching", { ...top, recovered });
     if (from === null || recovered !== true) this.#moveTo(top);
     if (from === null) return;
@@ -264,9 +277,13 @@ export class Call extends Emitter {
   #finishReplay() {
     const { from, top, count } = this.#replay;
     this.#replay = null;
-    // Nothing was missed: the relay's name for this place is the one that stays valid longest.
-    if (top.offset === this.position.offset && top.epoch !== this.position.epoch) this.#moveTo(top);
+    this.#renamed(top);
     this._emit("recovered", { count, from, to: top });
+  }
+
+  /** Nothing is missing up to here: the relay's name for this place is the one that stays valid longest. */
+  #renamed(top) {
+    if (top.offset === this.position.offset && top.epoch !== this.position.epoch) this.#moveTo(top);
   }
 
   #moveTo(position) {
@@ -293,6 +310,34 @@ const systemClock = {
   clearTimeout: (handle) => globalThis.clearTimeout(handle),
 };
 
+/** One socket: what it has heard, and what waits to be written at the pace the relay allows. */
+class Line {
+  static #made = 0;
+  number = (Line.#made += 1); // names its timers
+  queue = [];
+  allowance = { left: 0, at: 0 };
+  heard = 0; // when the last frame came
+  answered = false; // whether one came since the last probe
+  reached = false; // there was a handshake
+  ready = false; // and a login
+  token = null; // the one the relay judged
+
+  constructor(socket) {
+    this.socket = socket;
+  }
+}
+
+/** When a JWT expires, in ms since the epoch; Infinity when it does not, or cannot be read. */
+export function tokenExpiry(token) {
+  try {
+    const payload = token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/");
+    const { exp } = JSON.parse(globalThis.atob(payload));
+    return typeof exp === "number" ? exp * 1000 : Infinity;
+  } catch {
+    return Infinity;
+  }
+}
+
 /** `http(s)://host/prefix/` → the same without the slash, or a RelayError. */
 function cleanBase(url) {
   const base = String(url ?? globalThis.location?.origin ?? "").replace(/\/+$/, "");
@@ -305,13 +350,16 @@ function cleanBase(url) {
  *
  * Options: `url` (http(s) base, default: the page's origin), `apiKey`, `user` ({id, name?, image?}),
  * and `token` (a JWT) or `tokenProvider` (`async () => token`, or `{token, user}` when the user
- * changes with it; asked at start without `token`, and whenever the relay says it expired).
+ * changes with it; asked at start without `token`, before it expires, and whenever the relay says that
+ * it has).
  * For Node: `WebSocket`. For tests: `timing`, `clock` ({now, setTimeout, clearTimeout}), `random`,
  * `newId`, `window`, `document`, `onListenerError`.
  *
  * Listeners (`relay.on(name, fn)`): `state` ({state, previous, reason, closeCode, error, attempt,
  * retryIn, retryAt}; the last two in ms, when waiting), `event` (every event of every call, repeats
- * dropped, and events about no call), `error` (an error frame that answers nothing we asked).
+ * dropped, and events about no call), `error` (an error frame that answers nothing we asked),
+ * `moved` ({connectionId}: the relay's process stopped and another one serves us; nothing was missed,
+ * and `state` was `open` all the time).
  */
 export class Relay extends Emitter {
   #options;
@@ -319,19 +367,18 @@ export class Relay extends Emitter {
   #timing;
   #clock;
   #token;
-  #usedToken = null; // the one the relay judged last
-  #socket = null;
+  #line = null; // the socket in use
+  #move = null; // {deadline, tries, line, left, welcome} on the way to another one
+  #old = null; // the one left behind, until it has answered what was sent on it
+  #skew = 0; // the relay's clock minus ours
+  #dialledAt = 0;
   #hasBeenOpen = false; // since it was made
   #round = 0; // counts dials; what an older one still awaits is dropped
   #attempt = 0; // failures since the last stable connection
   #refusal = null; // from a connection.error frame, until the close that follows it
-  #heard = 0; // when the last frame came
-  #answered = false; // whether one came since the last probe
   #calls = new Map(); // cid → Call
   #sends = new Map(); // command id → unanswered send
-  #asked = new Map(); // command id → what to do with the answer, this connection only
-  #queue = []; // frames that wait for the pace, this connection only
-  #allowance = { left: 0, at: 0 };
+  #asked = new Map(); // command id → what to do with the answer, and the line it was asked on
   #timers = new Map();
   #commandId = 0;
   #stopListening = [];
@@ -417,8 +464,10 @@ export class Relay extends Emitter {
       return Promise.resolve();
     }
     return new Promise((resolve, reject) => {
+      const line = this.#line;
       const ok = () => {
-        this.#usedToken = token;
+        line.token = token;
+        this.#watchExpiry();
         resolve();
       };
       const failed = (error) => {
@@ -441,6 +490,7 @@ export class Relay extends Emitter {
     const call = new Call(this, cid, since, this.#options.onListenerError ?? reportListenerError);
     this.#calls.set(cid, call);
     if (this.state === "open") this.#askToWatch(call);
+    if (this.#move?.line?.ready) this.#askToWatch(call, 0, this.#move.line);
     return call;
   }
 
@@ -450,9 +500,12 @@ export class Relay extends Emitter {
     this.#calls.delete(call.cid);
     this.#disarm(`watch ${call.cid}`);
     if (this.state === "open" && call.state !== "refused") {
-      this.#write({ type: "call.unwatch", id: ++this.#commandId, call_cid: call.cid });
+      for (const line of [this.#line, this.#move?.line]) {
+        if (line?.ready) this.#write({ type: "call.unwatch", id: ++this.#commandId, call_cid: call.cid }, line);
+      }
     }
     call.state = "ended";
+    this.#watchMoved(call, this.#move?.line);
   }
 
   /**
@@ -479,7 +532,7 @@ export class Relay extends Emitter {
       const late = () => this.#rejectSend(entry, "no answer in time", "timeout");
       entry.deadline = this.#clock.setTimeout(late, this.#timing.send);
       this.#sends.set(id, entry);
-      if (this.state === "open") this.#write(entry);
+      if (this.state === "open" && this.#old === null) this.#write(entry); // else after those before it
     });
   }
 
@@ -488,7 +541,9 @@ export class Relay extends Emitter {
   async #dial() {
     const round = ++this.#round;
     this.#disarm("retry");
+    this.#dialledAt = this.#clock.now();
     this.#setState("connecting");
+    if (this.#options.tokenProvider && this.#token && this.#expiresIn() <= 0) this.#token = null; // we slept
     try {
       await this.#needToken();
     } catch (error) {
@@ -500,51 +555,68 @@ export class Relay extends Emitter {
 
   async #needToken() {
     if (this.#token) return;
+    const { token, user } = await this.#askProvider();
+    if (this.#token) return; // refreshToken() was faster
+    this.#token = token;
+    if (user) this.user = user;
+  }
+
+  /** What the token provider gives, as {token, user?}; it has a limited time. */
+  async #askProvider() {
     const late = new RelayError("the token provider did not answer in time", { code: "timeout" });
     let timer;
     const grant = await new Promise((resolve, reject) => {
       timer = this.#clock.setTimeout(() => reject(late), this.#timing.token);
       Promise.resolve().then(() => this.#options.tokenProvider()).then(resolve, reject);
     }).finally(() => this.#clock.clearTimeout(timer));
-    if (this.#token) return; // refreshToken() was faster
-    this.#token = typeof grant === "string" ? grant : grant?.token;
-    if (!this.#token) throw new RelayError("the token provider gave no token", { code: "bad_input" });
-    if (grant.user) this.user = grant.user;
+    const { token, user } = typeof grant === "string" ? { token: grant } : grant ?? {};
+    if (!token) throw new RelayError("the token provider gave no token", { code: "bad_input" });
+    return { token, user };
   }
 
   #openSocket() {
-    let socket;
+    this.#leave(this.#line);
     try {
-      const query = new URLSearchParams({ api_key: this.#options.apiKey, "stream-auth-type": "jwt" });
-      socket = new this.#options.WebSocket(`${this.#base.replace(/^http/, "ws")}/video/connect?${query}`);
+      this.#line = this.#openLine();
     } catch (error) {
       return this.#lost({ reason: "the browser refuses this address", error });
     }
-    this.#socket = socket;
-    let reached = false;
-    socket.onopen = () => {
-      reached = true;
-      this.#login();
-    };
-    socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code }) => this.#closed(code, reached);
-    socket.onerror = () => {}; // the close that follows says all there is
     this.#arm("connect", this.#timing.connect, () => this.#lost({ reason: "the relay did not answer in time" }));
   }
 
-  #login() {
-    const { id, name, image, custom } = this.user ?? {};
-    this.#usedToken = this.#token;
-    this.#sendNow({ token: this.#token, products: ["video"], user_details: { id, name, image, custom } });
+  #openLine() {
+    const query = new URLSearchParams({ api_key: this.#options.apiKey, "stream-auth-type": "jwt" });
+    const socket = new this.#options.WebSocket(`${this.#base.replace(/^http/, "ws")}/video/connect?${query}`);
+    const line = new Line(socket);
+    socket.onopen = () => {
+      line.reached = true;
+      this.#login(line);
+    };
+    socket.onmessage = ({ data }) => this.#receive(data, line);
+    socket.onclose = ({ code }) => this.#lineClosed(code, line);
+    socket.onerror = () => {}; // the close that follows says all there is
+    return line;
   }
 
-  #opened({ connection_id: connectionId, me }) {
+  #login(line) {
+    const { id, name, image, custom } = this.user ?? {};
+    line.token = this.#token;
+    this.#sendNow({ token: this.#token, products: ["video"], user_details: { id, name, image, custom } }, line);
+  }
+
+  /** The login was accepted: the line may be written to. */
+  #ready(line, { created_at: createdAt }) {
+    const now = this.#clock.now();
+    line.ready = true;
+    line.allowance = { left: PACE.burst, at: now };
+    this.#skew = (Date.parse(createdAt) || now) - now;
+  }
+
+  #opened(welcome) {
     this.#disarm("connect");
-    this.connectionId = connectionId;
+    this.#ready(this.#line, welcome);
     this.#hasBeenOpen = true;
-    if (me) this.user = me;
-    this.#allowance = { left: PACE.burst, at: this.#clock.now() };
-    this.#arm("stable", this.#timing.stable, () => (this.#attempt = 0));
+    this.#settleIn(welcome);
     this.#watchSilence();
     const calls = [...this.#calls.values()].filter((call) => call.state === "pending");
     const sends = [...this.#sends.values()];
@@ -554,11 +626,26 @@ export class Relay extends Emitter {
     sends.forEach((entry) => this.#write(entry));
   }
 
-  #closed(code, reached) {
+  /** Whoever was welcomed on `#line` stays for a while, we hope. */
+  #settleIn({ connection_id: connectionId, me }) {
+    this.connectionId = connectionId;
+    if (me) this.user = me;
+    this.#arm("stable", this.#timing.stable, () => (this.#attempt = 0));
+    this.#watchExpiry();
+  }
+
+  #lineClosed(code, line) {
+    if (line === this.#old) return this.#retire();
+    if (line === this.#move?.line) return this.#moveFailed();
+    if (this.#move?.line?.ready) return this.#adopt(); // it ended before every call had moved
+    this.#closed(code, line);
+  }
+
+  #closed(code, { reached, token }) {
     const advice = adviseClose(code, this.#refusal);
     const reason = reached ? advice.reason : this.#hasBeenOpen ? NOT_REACHED_AGAIN : NOT_REACHED;
     const expired = advice.action === "token";
-    if (expired && this.#token === this.#usedToken) this.#token = null;
+    if (expired && this.#token === token) this.#token = null;
     const renewable = expired && (this.#token ?? this.#options.tokenProvider);
     if (advice.action === "retry" || renewable) return this.#lost({ ...advice, reason, closeCode: code });
     const failure = this.#refusal ?? new RelayError(reason, { code: code === 4001 ? TOKEN_EXPIRED : "closed" });
@@ -586,10 +673,10 @@ export class Relay extends Emitter {
   /** Leave nothing of this connection behind but the calls and the sends that may be repeated. */
   #tearDown() {
     for (const name of [...this.#timers.keys()]) this.#disarm(name);
-    this.#leaveSocket();
+    for (const line of [this.#line, this.#move?.line, this.#old]) this.#leave(line);
+    this.#line = this.#move = this.#old = null;
     this.#refusal = null;
     this.connectionId = null;
-    this.#queue = [];
     const asked = [...this.#asked.values()];
     this.#asked.clear();
     asked.forEach(({ cut }) => cut?.());
@@ -600,15 +687,147 @@ export class Relay extends Emitter {
     }
   }
 
-  #leaveSocket() {
-    const socket = this.#socket;
-    this.#socket = null;
-    if (socket === null) return;
+  #leave(line) {
+    if (!line) return;
+    const { socket } = line;
+    this.#disarm(`pump ${line.number}`);
     socket.onopen = socket.onmessage = socket.onclose = null; // a late frame of it is nobody's
     try {
       socket.close();
     } catch {
       // It was never open; nothing to close.
+    }
+  }
+
+  // --- moving to another socket before this one ends ------------------------------------------
+
+  /** The relay's process stops in `within` ms. Not everyone at once: it told others too. */
+  #startMove(within) {
+    if (this.#move || this.#old) return;
+    const time = Math.min(Math.max(0, Number(within) || 0), this.#timing.move);
+    this.#move = { deadline: this.#clock.now() + time, tries: 0, line: null, left: new Set(), welcome: null };
+    this.#arm("move", (this.#options.random() * time) / 2, () => this.#tryMove());
+  }
+
+  #tryMove() {
+    const move = this.#move;
+    try {
+      move.line = this.#openLine();
+    } catch {
+      return this.#moveFailed();
+    }
+    this.#arm("move", Math.max(0, move.deadline - this.#clock.now()), () => this.#moveFailed());
+  }
+
+  /** Welcome on the second socket: watch there what we watch here, from where we are. */
+  #moveOpened(welcome) {
+    const { line } = this.#move;
+    this.#ready(line, welcome);
+    this.#move.welcome = welcome;
+    const calls = [...this.#calls.values()].filter(({ state }) => state === "watching" || state === "pending");
+    this.#move.left = new Set(calls);
+    calls.forEach((call) => this.#askToWatch(call, 0, line));
+    if (calls.length === 0) this.#adopt();
+  }
+
+  /** One call less that only the first socket delivers. */
+  #watchMoved(call, line) {
+    if (!this.#move?.left.delete(call) || line !== this.#move.line) return;
+    if (this.#move.left.size === 0) this.#adopt();
+  }
+
+  /** There is no second socket, for now: again while there is time, else this one's end is like any other. */
+  #moveFailed() {
+    const move = this.#move;
+    const { line } = move;
+    move.line = null;
+    this.#leave(line);
+    this.#forgetAsked(line);
+    for (const call of this.#calls.values()) {
+      if (call._line !== line || line === null) continue;
+      call._line = this.#line; // which went on delivering, but we no longer listened
+      this.#askToWatch(call);
+    }
+    const wait = retryDelay(move.tries, this.#options.random, this.#timing);
+    move.tries += 1;
+    if (this.#clock.now() + wait < move.deadline) this.#arm("move", wait, () => this.#tryMove());
+    else this.#disarm("move");
+  }
+
+  /** The second socket is the one in use from now on. */
+  #adopt() {
+    const { line, welcome, deadline } = this.#move;
+    const old = this.#line;
+    this.#disarm("move");
+    this.#move = null;
+    this.#old = old;
+    this.#line = line;
+    for (const call of this.#calls.values()) if (call._line === old) call._pause(); // its answer is on the way
+    this.#settleIn(welcome);
+    if (line.token !== this.#token) this.#ask({ type: "token.refresh", token: this.#token }, { ok() {}, failed() {}, late() {} });
+    const rest = Math.min(this.#timing.probe, Math.max(0, deadline - this.#clock.now()));
+    this.#arm("retire", rest, () => this.#retire());
+    if (old.socket.readyState > 1) this.#retire();
+    else this.#retireWhenAnswered();
+    this._emit("moved", { connectionId: this.connectionId });
+  }
+
+  #retireWhenAnswered() {
+    if (this.#old && ![...this.#sends.values()].some(({ line, sent }) => sent && line === this.#old)) this.#retire();
+  }
+
+  /** Leave the first socket; what it did not answer is sent again, before what waited for that. */
+  #retire() {
+    const old = this.#old;
+    this.#disarm("retire");
+    this.#old = null;
+    this.#leave(old);
+    this.#forgetAsked(old);
+    for (const entry of [...this.#sends.values()]) {
+      if (entry.line === this.#line) continue;
+      this.#clock.clearTimeout(entry.again);
+      if (entry.volatile && entry.sent) this.#rejectSend(entry, "the connection was cut before the answer", "disconnected");
+      else this.#write(entry);
+    }
+  }
+
+  #forgetAsked(line) {
+    for (const [id, asked] of [...this.#asked]) {
+      if (asked.line !== line) continue;
+      this.#settle(id);
+      asked.cut?.();
+    }
+  }
+
+  // --- the token ------------------------------------------------------------------------------
+
+  /** Milliseconds until the token expires by the relay's clock. */
+  #expiresIn() {
+    return tokenExpiry(this.#token) - this.#skew - this.#clock.now();
+  }
+
+  /** Renew the token a while before it expires; each client at a moment of its own. */
+  #watchExpiry() {
+    const rest = this.#expiresIn();
+    if (!this.#options.tokenProvider || rest === Infinity) return this.#disarm("expiry");
+    const early = (Math.min(this.#timing.refresh, rest / 2) * (1 + this.#options.random())) / 2;
+    const wait = Math.max(0, rest - early);
+    if (wait > LONGEST_TIMER) this.#arm("expiry", LONGEST_TIMER, () => this.#watchExpiry());
+    else this.#arm("expiry", wait, () => this.#renew());
+  }
+
+  /** Ask the provider and tell the relay. What fails is tried again; in the end the relay closes with 4001. */
+  async #renew(tries = 0) {
+    const round = this.#round;
+    const before = this.#token;
+    try {
+      const { token } = await this.#askProvider();
+      if (round !== this.#round || this.state !== "open" || this.#token !== before) return;
+      await this.refreshToken(token);
+    } catch {
+      if (round !== this.#round || this.state !== "open") return;
+      const wait = retryDelay(tries + 1, this.#options.random, this.#timing, this.#timing.backoffBase);
+      this.#arm("expiry", wait, () => this.#renew(tries + 1));
     }
   }
 
@@ -621,9 +840,9 @@ export class Relay extends Emitter {
 
   // --- frames in ------------------------------------------------------------------------------
 
-  #receive(text) {
-    this.#heard = this.#clock.now();
-    this.#answered = true;
+  #receive(text, line) {
+    line.heard = this.#clock.now();
+    line.answered = true;
     let frame;
     try {
       frame = JSON.parse(text);
@@ -632,33 +851,46 @@ export class Relay extends Emitter {
     }
     if (frame === null || typeof frame !== "object") return;
     const handle = this.#handlers[frame.type];
-    if (handle) handle(frame);
-    else this.#event(frame);
+    if (handle) handle(frame, line);
+    else this.#event(frame, line);
   }
 
   #handlers = Object.assign(Object.create(null), {
-    "connection.ok": (frame) => this.state === "connecting" && this.#opened(frame),
-    "connection.error": (frame) => frame.call_cid === undefined && (this.#refusal = RelayError.from(frame.error)),
+    "connection.ok": (frame, line) => {
+      if (line === this.#move?.line) this.#moveOpened(frame);
+      else if (this.state === "connecting") this.#opened(frame);
+    },
+    "connection.error": (frame, line) => {
+      if (frame.call_cid !== undefined) return;
+      if (line === this.#line) this.#refusal = RelayError.from(frame.error);
+    },
+    "connection.draining": (frame, line) => line === this.#line && line.ready && this.#startMove(frame.reconnect_within_ms),
     "health.check": () => {},
     "call.watching": (frame) => this.#answer(frame),
     "call.unwatched": () => {},
     "call.sent": (frame) => this.#sentAnswer(frame),
-    "call.position": (frame) => this.#calls.get(frame.call_cid)?._moved(frame),
-    "call.watchers": (frame) => this.#watchersChanged(frame),
+    "call.position": (frame, line) => this.#callOn(frame, line)?._moved(frame),
+    "call.watchers": (frame, line) => this.#watchersChanged(frame, line),
     "token.refreshed": (frame) => this.#answer(frame),
     error: (frame) => this.#refused(frame),
   });
 
-  #event(event) {
-    if (typeof event.type !== "string") return;
-    const call = this.#calls.get(event.call_cid);
-    if (event.call_cid === undefined || call?._event(event)) this._emit("event", event);
+  /** The call a frame is about, unless another line tells about that call. */
+  #callOn({ call_cid: cid }, line) {
+    const call = this.#calls.get(cid);
+    return call?._line === line ? call : undefined;
   }
 
-  #watchersChanged({ call_cid: cid, count, users }) {
-    const call = this.#calls.get(cid);
+  #event(event, line) {
+    if (typeof event.type !== "string") return;
+    const isOurs = event.call_cid === undefined ? line === this.#line : this.#callOn(event, line)?._event(event);
+    if (isOurs) this._emit("event", event);
+  }
+
+  #watchersChanged(frame, line) {
+    const call = this.#callOn(frame, line);
     if (!call) return;
-    call.watchers = { count, users: Array.isArray(users) ? users : [] };
+    call.watchers = { count: frame.count, users: Array.isArray(frame.users) ? frame.users : [] };
     call._emit("watchers", call.watchers);
   }
 
@@ -688,14 +920,14 @@ export class Relay extends Emitter {
   // --- frames out -----------------------------------------------------------------------------
 
   /** Send a command; `then` = {ok, failed, late, cut}: exactly one is called. */
-  #ask(command, then) {
+  #ask(command, then, line = this.#line) {
     const id = ++this.#commandId;
-    this.#asked.set(id, then);
+    this.#asked.set(id, { ...then, line });
     this.#arm(`ask ${id}`, this.#timing.command, () => {
       this.#settle(id);
       then.late();
     });
-    this.#write({ ...command, id });
+    this.#write({ ...command, id }, line);
   }
 
   #settle(id) {
@@ -703,15 +935,29 @@ export class Relay extends Emitter {
     this.#disarm(`ask ${id}`);
   }
 
-  #askToWatch(call, tries = 0) {
+  #askToWatch(call, tries = 0, line = this.#line) {
     if (this.#calls.get(call.cid) !== call) return;
     const wait = retryDelay(tries + 1, this.#options.random, this.#timing);
-    const again = () => this.#arm(`watch ${call.cid}`, wait, () => this.#askToWatch(call, tries + 1));
+    const again = () => {
+      if (line === this.#move?.line) this.#moveFailed();
+      else this.#arm(`watch ${call.cid}`, wait, () => this.#askToWatch(call, tries + 1));
+    };
+    const refused = (error) => {
+      this.#watchRefused(call, error);
+      this.#watchMoved(call, line);
+    };
     this.#ask({ type: "call.watch", call_cid: call.cid, since: call.position ?? undefined }, {
-      ok: (frame) => this.#calls.get(call.cid) === call && call._watching(frame),
-      failed: (error) => (error.temporary ? again() : this.#watchRefused(call, error)),
+      ok: (frame) => this.#watchAnswered(call, frame, line),
+      failed: (error) => (error.temporary ? again() : refused(error)),
       late: again,
-    });
+    }, line);
+  }
+
+  #watchAnswered(call, frame, line) {
+    if (this.#calls.get(call.cid) !== call) return;
+    if (line === this.#line && this.#move?.line && call._line === this.#move.line) return; // it has moved
+    call._watching(frame, line);
+    this.#watchMoved(call, line);
   }
 
   #watchRefused(call, error) {
@@ -742,32 +988,35 @@ export class Relay extends Emitter {
     this.#sends.delete(entry.id);
     this.#clock.clearTimeout(entry.deadline);
     this.#clock.clearTimeout(entry.again);
+    this.#retireWhenAnswered();
   }
 
   /** Queue a frame (an object) or a send (its entry) at the pace the relay allows. */
-  #write(item) {
-    this.#queue.push(item);
-    this.#pump();
+  #write(item, line = this.#line) {
+    if ("deadline" in item) item.line = line;
+    line.queue.push(item);
+    this.#pump(line);
   }
 
-  #pump() {
+  #pump(line) {
     const now = this.#clock.now();
-    const gained = (Math.max(0, now - this.#allowance.at) / 1000) * PACE.perSecond;
-    this.#allowance = { left: Math.min(PACE.burst, this.#allowance.left + gained), at: now };
-    while (this.#queue.length > 0 && this.#allowance.left >= 1) {
-      const item = this.#queue.shift();
+    const gained = (Math.max(0, now - line.allowance.at) / 1000) * PACE.perSecond;
+    line.allowance = { left: Math.min(PACE.burst, line.allowance.left + gained), at: now };
+    while (line.queue.length > 0 && line.allowance.left >= 1) {
+      const item = line.queue.shift();
       const isSend = "deadline" in item;
       if (isSend && !this.#sends.has(item.id)) continue; // its deadline passed while it waited
       if (isSend) item.sent = true;
-      this.#allowance.left -= 1;
-      this.#sendNow(isSend ? item.text : item);
+      line.allowance.left -= 1;
+      this.#sendNow(isSend ? item.text : item, line);
     }
-    if (this.#queue.length > 0) this.#arm("pump", ((1 - this.#allowance.left) / PACE.perSecond) * 1000, () => this.#pump());
+    const wait = ((1 - line.allowance.left) / PACE.perSecond) * 1000;
+    if (line.queue.length > 0) this.#arm(`pump ${line.number}`, wait, () => this.#pump(line));
   }
 
-  #sendNow(frame) {
+  #sendNow(frame, line = this.#line) {
     try {
-      this.#socket?.send(typeof frame === "string" ? frame : JSON.stringify(frame));
+      line?.socket.send(typeof frame === "string" ? frame : JSON.stringify(frame));
     } catch {
       // The socket is closing; its close event does the rest.
     }
@@ -778,7 +1027,7 @@ export class Relay extends Emitter {
   /** Ask after a while of silence, give up after a longer one. One timer, however busy the socket. */
   #watchSilence() {
     const { ping, silence } = this.#timing;
-    const quiet = Math.max(0, this.#clock.now() - this.#heard);
+    const quiet = Math.max(0, this.#clock.now() - this.#line.heard);
     if (quiet >= silence) return this.#lost({ reason: `nothing heard for ${Math.round(silence / 1000)} s` });
     if (quiet >= ping) this.#sendNow({ type: "health.check" });
     this.#arm("silence", (quiet >= ping ? silence : ping) - quiet, () => this.#watchSilence());
@@ -786,15 +1035,23 @@ export class Relay extends Emitter {
 
   /** Ask now, and do not wait long for the answer. */
   #probe() {
-    this.#answered = false;
+    const line = this.#line;
+    line.answered = false;
     this.#sendNow({ type: "health.check" });
-    this.#arm("probe", this.#timing.probe, () => this.#answered || this.#lost({ reason: "no answer after waking up" }));
+    this.#arm("probe", this.#timing.probe, () => {
+      if (line === this.#line && !line.answered) this.#lost({ reason: "no answer after waking up" });
+    });
   }
 
   /** A device that slept or changed networks knows before any timer does. */
   #listenToThePage() {
     const { window = globalThis, document = globalThis.document } = this.#options;
-    const awake = () => (this.state === "waiting" ? this.#dial() : this.state === "open" && this.#probe());
+    const awake = () => {
+      // A try that began before we slept may never end; one that has just begun is given its time.
+      const hangs = this.state === "connecting" && this.#clock.now() - this.#dialledAt >= this.#timing.probe;
+      if (this.state === "waiting" || hangs) this.#dial();
+      else if (this.state === "open") this.#probe();
+    };
     const visible = () => document.visibilityState === "visible" && awake();
     const listen = (target, name, fn) => {
       if (typeof target?.addEventListener !== "function") return;
@@ -803,7 +1060,9 @@ export class Relay extends Emitter {
     };
     listen(window, "online", awake);
     listen(window, "offline", () => this.state === "open" && this.#probe());
+    listen(window, "pageshow", ({ persisted }) => persisted && awake()); // back from the page cache
     listen(document, "visibilitychange", visible);
+    listen(document, "resume", awake); // a tab that was frozen
   }
 
   #arm(name, ms, fn) {

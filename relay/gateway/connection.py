@@ -49,9 +49,9 @@ class Connection(asyncio.Protocol):
     """A socket from its upgrade on. Implements ``call.Watcher`` and ``wheel.Timed``."""
 
     __slots__ = (
-        "_fd", "_fragments", "_heard_at", "_noise", "_protocol", "_room", "_session",
-        "_slow_since", "_sockets", "_transport", "_unparsed", "_worker", "calls", "cleared",
-        "descriptor", "peer", "slot",
+        "_ended", "_fd", "_fragments", "_heard_at", "_hears_out", "_noise", "_protocol", "_room",
+        "_session", "_slow_since", "_sockets", "_transport", "_unparsed", "_worker", "calls",
+        "cleared", "descriptor", "peer", "slot",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -64,6 +64,8 @@ class Connection(asyncio.Protocol):
         self._session: Session | None = None
         self._fragments: bytearray | None = None
         self._unparsed = 0  # bytes that the parser holds, or more: 0 only between two frames
+        self._ended = False
+        self._hears_out = False
         self._noise = 0
         self._worker: Worker | None = None
         self._room: asyncio.Future[None] | None = None
@@ -103,6 +105,8 @@ class Connection(asyncio.Protocol):
         was_open = self._protocol.state is State.OPEN
         self._unparsed += len(data)
         self._protocol.receive_data(data)
+        # The protocol may have been closed by the last of these frames; those before it count.
+        self._hears_out = was_open
         for event in self._protocol.events_received():
             if isinstance(event, Request):
                 # Else the count stays above 0 for ever, and the parser gets all that comes.
@@ -113,6 +117,7 @@ class Connection(asyncio.Protocol):
                 frame = cast("Frame", event)
                 self._unparsed -= reading.least_size(frame)
                 self._frame(frame)
+        self._hears_out = False
         if was_open and self._protocol.parser_exc is not None:
             self._failed()
         elif self._session is None and self._protocol.handshake_exc is not None:
@@ -127,6 +132,9 @@ class Connection(asyncio.Protocol):
         """Let go of everything."""
         self._leave()
         self.resume_writing()
+        if self._session is not None:
+            self._count_end("left")
+            metrics.SOCKETS.dec()
         self._sockets.closed(self)
 
     def pause_writing(self) -> None:
@@ -155,6 +163,8 @@ class Connection(asyncio.Protocol):
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             self._protocol.send_response(response)
             self._session = self._sockets.session(request)
+            metrics.OPENED.inc()
+            metrics.SOCKETS.inc()
             self.peer = self._sockets.client_address(request, self._transport)
             self.schedule()
 
@@ -180,6 +190,8 @@ class Connection(asyncio.Protocol):
                 self.end(Close.UNSUPPORTED_DATA, "send text frames only", "binary")
             case Opcode.PING | Opcode.PONG:
                 self._hear_noise()
+            case Opcode.CLOSE:
+                self._hears_out = False
 
     def _fragment(self, frame: Frame) -> None:
         if self._fragments is None:
@@ -235,7 +247,7 @@ class Connection(asyncio.Protocol):
         """Count that ``websockets`` closed the socket over something the peer sent."""
         close = self._protocol.close_sent
         why = _FAILURES.get(close.code, "internal") if close is not None else "protocol_error"
-        metrics.CLOSED.labels(why).inc()
+        self._count_end(why)
         log.info("socket closed", why=why, peer=self.peer)
 
     # -- the session's actions --------------------------------------------------------------------
@@ -305,12 +317,14 @@ class Connection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether writing still makes sense."""
-        return self._protocol.state is State.OPEN and not self._transport.is_closing()
+        is_open = self._protocol.state is State.OPEN or self._hears_out
+        return is_open and not self._transport.is_closing()
 
     def deliver(self, batch: Batch) -> int:
         """Write a batch; a slow peer goes without what is volatile, or is cut off."""
         unsent = self._transport.get_write_buffer_size()
         if not self.is_open:
+            metrics.DROPPED.inc(batch.count)
             return 0
         if unsent > self._sockets.limits.soft_buffer_bytes:
             return self._deliver_slow(batch, unsent)
@@ -343,6 +357,7 @@ class Connection(asyncio.Protocol):
         limits = self._sockets.limits
         if unsent > limits.hard_buffer_bytes:
             self.abort("slow")
+            metrics.DROPPED.inc(batch.count)
             return 0
         self._note_slow()
         metrics.SKIPPED.inc(batch.volatile_count)
@@ -391,11 +406,17 @@ class Connection(asyncio.Protocol):
 
     # -- the end ----------------------------------------------------------------------------------
 
+    def announce_end(self, within_ms: int) -> None:
+        """Tell a peer that has logged in to open another socket: this one will be closed."""
+        if self.connection_id and self.is_open:
+            self.reply(frames.draining(within_ms))
+
     def end(self, code: Close, reason: str, why: str, farewell: bytes | None = None) -> None:
         """Close with a code, after a last text; a peer that does not answer is cut off."""
+        self._hears_out = False
         if not self.is_open:
             return
-        metrics.CLOSED.labels(why).inc()
+        self._count_end(why)
         log.info("socket closed", why=why, code=int(code), peer=self.peer)
         if farewell is not None:
             self.reply(farewell)
@@ -410,11 +431,17 @@ class Connection(asyncio.Protocol):
     def abort(self, why: str) -> None:
         """Cut the peer off at once, unsent bytes and all; counted unless ``end`` has done it."""
         if self.is_open:
-            metrics.CLOSED.labels(why).inc()
+            self._count_end(why)
             log.info("socket cut off", why=why, peer=self.peer)
         self._fd = -1
         self._write_directly(-1)
         self._transport.abort()  # and leaves in the next turn: the hub may be writing just now
+
+    def _count_end(self, why: str) -> None:
+        """Count why a socket ended, the first reason for each."""
+        if not self._ended:
+            self._ended = True
+            metrics.CLOSED.labels(why).inc()
 
     def _leave(self) -> None:
         """Cease to watch. Every way of closing leads here; a second time does nothing."""

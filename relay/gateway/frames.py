@@ -45,6 +45,11 @@ def health_check(connection_id: str, now_ns: int) -> bytes:
     )
 
 
+def draining(within_ms: int) -> bytes:
+    """Return the notice that this socket will be closed, and how long the peer has to move."""
+    return wire.encode({"type": "connection.draining", "reconnect_within_ms": within_ms})
+
+
 def error(command_id: Any, failure: RelayError) -> bytes:
     """Return the refusal of a command; ``id`` is the command's, null when it had none."""
     return wire.encode({"type": "error", "id": command_id, "error": failure.body()})

@@ -202,6 +202,6 @@ class Recovery:
         self._position = Position(page.history.top.epoch, chunk.offset)
         if chunk.frames:
             self._watcher.write(chunk.data)
-            metrics.WRITTEN.inc(chunk.frames)
+            metrics.RECOVERED.inc(chunk.frames)
             metrics.WRITES.inc()
             await self._watcher.drained()

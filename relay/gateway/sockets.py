@@ -11,7 +11,6 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -34,6 +33,7 @@ from relay.errors import (
 )
 from relay.events import Event, Position, Publication
 from relay.forwarded import Network, client_address
+from relay.gateway import drain
 from relay.gateway.call import Batch
 from relay.gateway.connection import Connection
 from relay.gateway.hub import Hub, Watching
@@ -137,16 +137,26 @@ class Sockets:
         self.tasks.spawn(self.wheel.run())
         self.tasks.spawn(self._quota.run())
 
-    async def drain(self, timeout_s: float) -> None:
-        """Refuse new sockets, close the open ones, and wait until they are gone or time is up."""
+    async def drain(self, timeout_s: float, *, handover: bool = False) -> None:
+        """Refuse new sockets, let the open ones go, and wait until they have or time is up.
+
+        ``handover``: they are told before, since there is another process to go to.
+        """
+        self._draining = True
+        try:
+            if self._open:
+                plan = drain.plan(len(self._open), timeout_s, handover=handover)
+                async with asyncio.timeout(timeout_s):
+                    await drain.let_go(list(self._open), plan, self._all_closed)
+        except TimeoutError:
+            for connection in list(self._open):
+                connection.abort("drain_timeout")
+
+    def dismiss(self) -> None:
+        """Close all sockets at once, waiting for nobody."""
         self._draining = True
         for connection in list(self._open):
-            connection.end(Close.GOING_AWAY, "the relay is shutting down: reconnect", "shutdown")
-        if self._open:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._all_closed.wait(), timeout_s)
-        for connection in list(self._open):
-            connection.abort("drain_timeout")
+            connection.end(Close.GOING_AWAY, "the relay is shutting down", "shutdown")
 
     async def aclose(self) -> None:
         """End every task."""
@@ -376,6 +386,7 @@ class Sockets:
         for user_id in user_ids:
             for connection in self._by_user.get(user_id, ()):
                 if cid is None or cid not in connection.calls:
+                    metrics.OWED.inc()
                     metrics.WRITTEN.inc(connection.deliver(batch))
 
     def expel_here(self, user_id: str | None, cid: str) -> None:

@@ -159,6 +159,34 @@ def test_when_one_of_two_processes_is_killed_its_page_goes_on_with_the_other(
             expect(page.watchers).to_have_count(2)
 
 
+def test_when_a_process_stops_its_page_has_moved_before_and_shows_nothing_of_it(
+    redis_server: RedisServer, open_page: OpenPage, cid: str
+) -> None:
+    """A deploy: a new process is there, the old one is told to stop, events go on."""
+    settings = {"redis_url": redis_server.url, "redis_prefix": "deploy:", "drain_timeout": 10}
+    with RelayProcess("demo", **settings) as old, Forwarder(old.port) as wire:
+        ada = open_page().join(wire.base_url, cid, "Ada")
+        with RelayProcess("demo", **settings) as new:
+            bob = open_page().join(new.base_url, cid, "Bob")
+            bob.button("hearts").click()
+            expect(ada.rows("hearts")).to_have_count(1)
+            before = ada.page.evaluate("relayDemo.relay.connectionId")
+            wire.targets = (new.port,)
+            old.terminate()
+            ada.until(lambda: ada.page.evaluate("relayDemo.relay.connectionId") != before, "moving")
+            assert old.wait() == 0
+            assert '"why": "drained"' not in old.log, "the page left by itself"
+            bob.button("snow").click()
+            ada.expect_drawn("snow")
+            ada.button("confetti").click()
+            bob.expect_drawn("confetti")
+            assert ada.offsets() == [1, 2, 3]
+            for kind in ("lost", "caught-up", "gap", "error"):
+                expect(ada.markers(kind)).to_have_count(0)
+            ada.expect_state("open")
+            expect(bob.watcher("Ada")).to_have_count(1)
+
+
 def test_a_restarted_embedded_relay_has_lost_its_history_and_the_page_says_so(
     open_page: OpenPage, cid: str
 ) -> None:

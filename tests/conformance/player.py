@@ -26,7 +26,7 @@ from tests.processes import API_KEY, API_SECRET, RelayProcess
 from tests.redis_server import RedisServer
 
 LIMIT_S = 10.0
-_UNASKED = ("call.watchers", "health.check")
+_UNASKED = ("call.watchers", "connection.draining", "health.check")
 _HTTP = re.compile(r"(GET|PUT|POST) (\S+)(?: (.*))?")
 _ANSWER = re.compile(r"(\d{3})(?: (\{.*))?")
 _TOKENS = re.compile(r"<((?:expired |foreign )?token of (?:the )?\w+(?: [^<>]*)?)>")
@@ -100,8 +100,11 @@ class Player:
             await (await self._socket(actor)).send(text)
 
     def _operate(self, what: str) -> None:
-        if what == "stop":
+        if what in ("stop", "stop at once"):
             self._relay.terminate()
+            if what == "stop at once":
+                self._relay.wait_for_line("shutting down")
+                self._relay.terminate()
             return
         assert self._redis is not None
         {"stop redis": self._redis.kill, "start redis": self._redis.start}[what]()

@@ -19,7 +19,6 @@ LINES = [line for transcript in TRANSCRIPTS for line in transcript.lines]
 
 NEVER_PLAYED = {
     Close.INTERNAL_ERROR: "a mistake in the relay, which no client can bring about",
-    Close.SERVICE_RESTART: "reserved: today every stop is a 1001",
 }
 MADE_BY_CLIENTS = {"connection.changed", "connection.recovered"}
 

@@ -23,7 +23,7 @@ from relay.events import Event, Position, fingerprint
 CID = "default:demo"
 OTHER = "default:other"
 FENCES = ("fence:357", "fence:303")
-"""One in the partition of each of the two, since servers of a Cluster do not wait for each other."""
+"""One in the partition of each of the two: servers of a Cluster do not wait for each other."""
 PATIENCE_S = 10.0
 DEFAULTS = Limits()
 

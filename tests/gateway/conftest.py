@@ -81,10 +81,27 @@ def john() -> FakeWatcher:
 MakeGateway = Callable[..., Gateway]
 
 
+def unbalanced() -> tuple[float, float]:
+    """Return what the books of deliveries and of sockets are off by; other tests' included."""
+    owed = counted("relay_deliveries_owed_total")
+    for outcome in ("written", "skipped", "dropped"):
+        owed -= counted(f"relay_deliveries_{outcome}_total")
+    ended = sum(
+        sample.value
+        for metric in metrics.CLOSED.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    )
+    return owed, counted("relay_sockets_opened_total") - ended
+
+
 @asynccontextmanager
 async def gateways() -> AsyncIterator[MakeGateway]:
-    """Make gateways; afterwards nothing may be left of their sockets, watches and tasks."""
+    """Make gateways; afterwards nothing may be left of their sockets, watches and tasks, and
+    every delivery and every socket's end is in the books.
+    """
     made: list[Gateway] = []
+    books = unbalanced()
     before = (metrics.CONNECTIONS._value.get(), metrics.WATCHES._value.get())
 
     def make(
@@ -125,6 +142,7 @@ async def gateways() -> AsyncIterator[MakeGateway]:
         assert not gateway.sockets._by_user
         assert len(gateway.sockets.tasks) == 0
     assert before == (metrics.CONNECTIONS._value.get(), metrics.WATCHES._value.get())
+    assert books == unbalanced()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,6 +13,7 @@ from relay.broker import Entry, Epoch, History
 from relay.events import Position
 from relay.gateway.feed import HOLD_LIMIT, Feed, Verdict
 
+SOAK = int(os.environ.get("SOAK", "1"))
 E1 = Epoch("e1", 1)
 
 
@@ -251,6 +253,11 @@ class World:
                     assert self.page_asked is None
                     self.page_asked = self.feed.reading()
 
+    def repeat(self, index: int) -> None:
+        """Let a message come again later: a resubscribe and a broker's retry may do that."""
+        if self.in_flight:
+            self.in_flight.append(self.in_flight[index % len(self.in_flight)])
+
     def compare(self) -> None:
         if not self.feed.repairing and self.feed.position != self.position:
             self.page_asked = self.feed.reading()
@@ -289,6 +296,7 @@ STEPS = st.one_of(
     st.tuples(st.just("publish"), st.just(True)),
     st.tuples(st.just("arrive"), st.integers(0, 3)),
     st.tuples(st.just("arrive"), st.just(0)),
+    st.tuples(st.just("arrive twice"), st.integers(0, 3)),
     st.tuples(st.just("trim"), st.integers(1, 5)),
     st.tuples(st.just("fail over"), st.integers(0, 4)),
     st.tuples(st.just("compare"), st.none()),
@@ -303,6 +311,9 @@ def play(world: World, steps: list[tuple[str, object]]) -> None:
             case "publish", bool(arrives):
                 world.publish(arrives=arrives)
             case "arrive", int(index):
+                world.arrive(index)
+            case "arrive twice", int(index):
+                world.repeat(index)
                 world.arrive(index)
             case "trim", int(count):
                 world.trim(count)
@@ -329,7 +340,7 @@ def check(told: list[bytes | Position]) -> None:
         expected = offset + 1
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 * SOAK, deadline=None)
 @given(st.lists(STEPS, max_size=60), st.integers(1, 4))
 def test_any_race_ends_contiguous_or_reported(
     steps: list[tuple[str, object]], page_count: int
@@ -344,6 +355,37 @@ def test_any_race_ends_contiguous_or_reported(
         assert isinstance(thing, bytes)
         offset = int(thing.decode().partition(":")[2])
         assert final.get(offset, thing) == thing, "another event stands at that offset now"
+
+
+HARMLESS = st.one_of(
+    STEPS.filter(lambda step: step[0] not in ("trim", "fail over")), st.just(("fail over", 0))
+)
+
+
+@settings(max_examples=400 * SOAK, deadline=None)
+@given(st.lists(HARMLESS, max_size=60), st.integers(1, 4))
+def test_loss_delay_repeats_and_epochs_that_lose_nothing_are_never_reported(
+    steps: list[tuple[str, object]], page_count: int
+) -> None:
+    """What history has is delivered, every one of them once, whatever became of the messages."""
+    world = World(page_count)
+    play(world, steps)
+    assert world.told == [entry.body for entry in world.entries]
+
+
+@settings(max_examples=300 * SOAK, deadline=None)
+@given(st.lists(STEPS, max_size=60), st.integers(1, 4))
+def test_a_report_leaves_out_what_is_lost_and_nothing_else(
+    steps: list[tuple[str, object]], page_count: int
+) -> None:
+    """Of what history still has, all that follows the last report was told, and in order."""
+    world = World(page_count)
+    play(world, steps)
+    reports = [index for index, thing in enumerate(world.told) if isinstance(thing, Position)]
+    start = world.told[reports[-1]].offset if reports else 0  # type: ignore[union-attr]
+    told = world.told[reports[-1] + 1 :] if reports else world.told
+    left = [entry.body for entry in world.entries if entry.offset > start]
+    assert told[len(told) - len(left) :] == left
 
 
 @pytest.mark.parametrize("page_count", [1, 3])

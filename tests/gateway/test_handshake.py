@@ -96,7 +96,7 @@ async def test_a_draining_process_refuses_and_closes_what_is_open(gateway: Gatew
     late = Peer(gateway).connect()
     status, _, body = late.response
     assert (status, json.loads(body)["StatusCode"]) == (503, 503)
-    assert peer.close == (Close.GOING_AWAY, "the relay is shutting down: reconnect")
+    assert peer.close == (Close.SERVICE_RESTART, "this process makes room for another: reconnect")
     peer.raw(peer.frame(Opcode.CLOSE, b"\x03\xe9"))
     await draining
     assert peer.transport.closing
@@ -106,10 +106,10 @@ async def test_a_draining_process_refuses_and_closes_what_is_open(gateway: Gatew
 async def test_a_drain_does_not_wait_for_one_who_does_not_answer(make_gateway: MakeGateway) -> None:
     gateway = make_gateway()
     peer = await Peer(gateway).log_in()
-    before = closed("shutdown"), closed("drain_timeout")
+    before = closed("drained"), closed("drain_timeout")
     await gateway.sockets.drain(1.0)
     assert peer.transport.aborted
-    assert (closed("shutdown"), closed("drain_timeout")) == (before[0] + 1, before[1])
+    assert (closed("drained"), closed("drain_timeout")) == (before[0] + 1, before[1])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from relay.errors import Close
-from relay.server import SEND_BUFFER_BYTES, HttpProtocol
+from relay.http_edge import HttpProtocol
+from relay.ports import SEND_BUFFER_BYTES
 from tests.bad_input import SIX_KEYS
 from tests.gateway.conftest import Gateway, MakeGateway, closed, token
 from tests.gateway.fakes import CID, eventually

@@ -8,6 +8,7 @@ import pytest
 from websockets.frames import Opcode
 
 from relay import metrics
+from relay.errors import Close
 from relay.gateway.connection import NOISE_LIMIT
 from tests.gateway.conftest import MakeGateway, closed
 from tests.gateway.fakes import CID, turns
@@ -155,3 +156,36 @@ async def test_a_replay_to_one_who_does_not_read_is_given_up(make_gateway: MakeG
     assert not peer.transport.aborted
     await asyncio.sleep(5)
     assert peer.transport.aborted
+
+
+async def test_a_login_of_one_byte_a_second_is_closed_at_its_deadline(
+    make_gateway: MakeGateway,
+) -> None:
+    """Bytes keep nothing alive: only a whole first frame counts."""
+    gateway = make_gateway()
+    await gateway.sockets.start()
+    before = closed("no_authentication")
+    peer = Peer(gateway).connect()
+    frame = peer.frame(Opcode.TEXT, b"x" * 100)
+    for byte in frame[:12]:
+        peer.raw(bytes([byte]))
+        await asyncio.sleep(1)
+    assert peer.close == (Close.NO_AUTHENTICATION, "no token within 10 s")
+    assert closed("no_authentication") == before + 1
+
+
+async def test_a_message_of_one_byte_a_second_costs_its_sender_alone(
+    make_gateway: MakeGateway,
+) -> None:
+    gateway = make_gateway()
+    await gateway.sockets.start()
+    slow, other = await Peer(gateway).log_in("slow"), await Peer(gateway).log_in()
+    await other.watch(CID)
+    await slow.watch(CID)
+    for byte in slow.frame(Opcode.TEXT, b'{"type":"health.check","id":1}' + b" " * 60):
+        slow.raw(bytes([byte]))
+        gateway.broker.send()
+        await asyncio.sleep(1)
+        other.raw(other.frame(Opcode.PONG))
+    assert slow.types.count("custom") == other.types.count("custom") == 96
+    assert slow.close is other.close is None

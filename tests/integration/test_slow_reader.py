@@ -7,6 +7,7 @@ import socket
 import anyio
 import pytest
 
+from tests import ledger
 from tests.processes import RelayProcess
 from tests.redis_server import RedisServer
 from tests.relay_client import Client, connected
@@ -50,6 +51,7 @@ async def test_memory_is_bounded_and_the_neighbour_gets_everything(
                     assert jane.offsets == list(range(1, EVENTS + 2))
             slow.socket.transport.resume_reading()
             assert await slow.until_closed() == 1006
+        (await ledger.read(relay)).check()
         if not volatile:
             async with connected(relay, "slow") as slow:
                 # Far more was published than history keeps.

@@ -55,17 +55,49 @@ def test_the_embedded_broker_does_not_share_its_port() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_closes_the_sockets_with_1001_and_the_exit_code_is_0(
+async def test_a_signal_closes_the_sockets_with_1012_and_the_exit_code_is_0(
     number: int, relay: RelayProcess
 ) -> None:
     with RelayProcess() as stopped:
         async with connected(stopped, "john") as john, opened(stopped) as stranger:
             await john.watch("default:stopped")
             os.kill(stopped.pid, number)
-            assert await john.until_closed() == 1001
-            assert await stranger.until_closed() == 1001
+            assert await john.until_closed() == 1012
+            assert await stranger.until_closed() == 1012
             code = await anyio.to_thread.run_sync(stopped.wait)
             assert code == 0, stopped.log
+
+
+async def test_a_second_signal_closes_the_sockets_with_1001_and_ends_the_drain(
+    redis_server: RedisServer,
+) -> None:
+    settings = {"redis_url": redis_server.url, "redis_prefix": "twice:", "drain_timeout": 60}
+    with RelayProcess(**settings) as relay:
+        async with connected(relay, "john") as john:
+            relay.terminate()
+            await john.until(lambda frame: frame["type"] == "connection.draining")
+            relay.terminate()
+            assert await john.until_closed() == 1001
+            assert await anyio.to_thread.run_sync(relay.wait) == 0, relay.log
+
+
+async def test_a_stopping_process_is_unready_first_and_serves_on(
+    redis_server: RedisServer,
+) -> None:
+    settings = {"redis_url": redis_server.url, "redis_prefix": "notice:", "drain_notice": 60}
+    with RelayProcess(**settings) as relay:
+        relay.terminate()
+        async with httpx.AsyncClient(base_url=relay.base_url) as client:
+            with anyio.fail_after(10):
+                while (ready := await client.get("/readyz")).status_code == 200:
+                    await anyio.sleep(0.02)
+        assert ready.json()["checks"]["draining"] == "this process is shutting down"
+        assert ready.headers["connection"] == "close"
+        async with connected(relay, "john") as john:
+            await john.watch("default:notice")
+            relay.terminate()
+            assert await john.until_closed() == 1001
+        assert await anyio.to_thread.run_sync(relay.wait) == 0, relay.log
 
 
 async def test_a_client_that_does_not_answer_the_close_does_not_hold_up_the_stop() -> None:

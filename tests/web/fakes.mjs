@@ -15,6 +15,11 @@ export class FakeClock {
   };
   clearTimeout = (handle) => void this.#timers.delete(handle);
 
+  /** Sleep as a device does: the clock moves on, and no timer fires meanwhile. */
+  jump(ms) {
+    this.#now += ms;
+  }
+
   get armed() {
     return this.#timers.size;
   }

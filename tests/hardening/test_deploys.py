@@ -1,0 +1,139 @@
+"""Deploys, crashes and crowds that come back: nobody misses an event or sees one twice.
+
+With SOAK the crowd is 2 000 sockets and the storm 5 000; in short they are smaller and quicker.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import anyio
+import pytest
+
+from tests import ledger
+from tests.hardening.crowd import Crowd
+from tests.hardening.flow import Flow, flowing
+from tests.processes import RelayProcess, relay_pair
+from tests.redis_server import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+LONG = "SOAK" in os.environ
+SOCKETS = 2000 if LONG else 300
+STORM = 5000 if LONG else 600
+STORM_S = 10.0 if LONG else 2.0
+STORM_PAUSE_S = 0.5 if LONG else 0.05
+DRAIN_S = 20 if LONG else 4
+CALLS = [f"default:deploy-{number}" for number in range(10)]
+PAUSE_S = 0.5 if LONG else 0.1
+SEED = 20_260
+
+
+async def stopped(relay: RelayProcess) -> None:
+    """Stop a relay as a deploy does, and check that it ended well."""
+    await anyio.to_thread.run_sync(relay.stop)
+
+
+async def check_ledgers(flow: Flow, *relays: RelayProcess) -> None:
+    """When no more events flow, every relay's books add up."""
+    await flow.ended.wait()
+    for relay in relays:
+        (await ledger.read(relay)).check()
+
+
+def check(seen: dict[str, Any], sockets: int) -> None:
+    """Nothing is missing, nothing came twice, nobody was told of a loss, all are back."""
+    print({name: value for name, value in seen.items() if name != "dials"}, f"seed {SEED}")
+    assert seen["behind"] == seen["late"] == seen["missing"] == seen["repeated"] == 0
+    assert seen["told_lost"] == 0
+    assert seen["watching"] == sockets
+
+
+async def finished(flow: Flow, crowd: Crowd) -> dict[str, Any]:
+    """Let some more events flow, and return what the crowd has seen up to them."""
+    await flow.until(flow.sent + 5)
+    return await crowd.report(flow.sent)
+
+
+def busiest_part(times: list[float], parts: int = 10) -> float:
+    """Return the share of the busiest of so many equal parts of the time in which they lie."""
+    first, last = min(times), max(times)
+    counts = [0] * parts
+    for time in times:
+        counts[min(parts - 1, int((time - first) / (last - first) * parts))] += 1
+    return max(counts) / len(times)
+
+
+async def test_a_rolling_restart_of_two_processes(redis_server: RedisServer) -> None:
+    settings = {
+        "redis_url": redis_server.url, "redis_prefix": "rolling:", "drain_timeout": DRAIN_S,
+    }  # fmt: skip
+    with (
+        RelayProcess(**settings) as first,
+        RelayProcess(**settings, port=first.port) as second,
+        Crowd([first.port], SOCKETS, CALLS, heed=0.7, seed=SEED) as crowd,
+    ):
+        async with flowing(first, CALLS, PAUSE_S) as flow:
+            await flow.until(5)
+            with RelayProcess(**settings, port=first.port) as third:
+                await stopped(first)
+                after_one = await finished(flow, crowd)
+                with RelayProcess(**settings, port=third.port):
+                    await stopped(second)
+                    after_both = await finished(flow, crowd)
+                    check(after_both, SOCKETS)
+                    flow.end()
+                    await check_ledgers(flow, third)
+        assert after_both["moved"] > 0.5 * SOCKETS
+        # Only those who do not know connection.draining were closed, and the code told them why.
+        assert set(after_both["codes"]) == {"1012"}
+        one, both = after_one["dials"], after_both["dials"]
+        assert busiest_part(one) < 0.4
+        assert busiest_part(both[len(one) :]) < 0.4
+
+
+async def test_a_process_that_is_killed(redis_server: RedisServer) -> None:
+    settings = {"redis_url": redis_server.url, "redis_prefix": "killed:"}
+    with (
+        RelayProcess(**settings) as stays,
+        RelayProcess(**settings, port=stays.port) as dies,
+        Crowd([stays.port], SOCKETS, CALLS, seed=SEED) as crowd,
+    ):
+        async with flowing(stays, CALLS, PAUSE_S) as flow:
+            await flow.until(5)
+            await anyio.to_thread.run_sync(dies.kill)
+            seen = await finished(flow, crowd)
+            check(seen, SOCKETS)
+            flow.end()
+            await check_ledgers(flow, stays)
+            assert seen["codes"].keys() == {"1006"}
+            assert seen["codes"]["1006"] > 0.2 * SOCKETS
+
+
+async def test_a_storm_of_recoveries_costs_one_read_per_100_ms_and_process(
+    redis_server: RedisServer,
+) -> None:
+    cids = ["default:storm"]
+    with (
+        relay_pair(redis_server.url, redis_prefix="storm:") as (one, two),
+        Crowd([one.port, two.port], STORM, cids, seed=SEED) as crowd,
+    ):
+        async with flowing(one, cids, STORM_PAUSE_S) as flow:
+            await flow.until(5)
+            before = [await reads(relay) for relay in (one, two)]
+            began = anyio.current_time()
+            await crowd.cut(STORM_S)
+            await flow.until(flow.sent + int(STORM_S / STORM_PAUSE_S))
+            seen = await finished(flow, crowd)
+            took_s = anyio.current_time() - began
+            check(seen, STORM)
+            for relay, earlier in zip((one, two), before, strict=True):
+                assert 1 <= await reads(relay) - earlier <= took_s / 0.1 + 1
+            flow.end()
+            await check_ledgers(flow, one, two)
+
+
+async def reads(relay: RelayProcess) -> float:
+    """Return how many pages of history a relay has read for those who came back."""
+    return (await ledger.read(relay)).total("relay_history_reads_total")

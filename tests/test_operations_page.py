@@ -1,0 +1,60 @@
+"""docs/operations.md lists every metric, every end of a socket, and the defaults as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge
+
+from relay import metrics
+from relay.errors import Close, TooLarge, Unavailable
+from relay.http import BODY_TIMEOUT_S
+from relay.http_edge import HEAD_MAX_BYTES
+from relay.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/operations.md").read_text()
+GATEWAY = "\n".join(path.read_text() for path in (ROOT / "relay/gateway").glob("*.py"))
+
+
+def rows(section: str) -> list[list[str]]:
+    """Return the cells of a section's first table."""
+    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2:]]
+
+
+def test_every_metric_is_listed_and_no_other() -> None:
+    known = set()
+    for value in vars(metrics).values():
+        if isinstance(value, Counter):
+            known.add(f"{value._name}_total")
+        elif isinstance(value, Gauge):
+            known.add(value._name)
+    assert {row[0].strip("`") for row in rows("Metrics")} == known
+
+
+def test_every_why_of_a_closed_socket_is_listed() -> None:
+    spoken = set(re.findall(r'(?:abort\(|_count_end\(|end\(\n?.*, )"([a-z_0-9]+)"\)', GATEWAY))
+    spoken |= set(re.findall(r'1\d{3}: "([a-z_0-9]+)"', GATEWAY))
+    spoken |= set(re.findall(r'End\(Close\.\w+, .*, "([a-z_]+)"\)', GATEWAY))
+    assert {"slow", "flood", "drained", "left", "too_big", "token_expired"} <= spoken
+    listed = {row[0].strip("`"): row[1] for row in rows("How sockets end")}
+    assert spoken <= listed.keys()
+    assert Unavailable.reason in listed
+    codes = {int(code) for code in listed.values() if code.isdigit()}
+    assert codes == {int(code) for code in Close}
+
+
+def test_the_limits_are_the_settings() -> None:
+    settings = Settings()
+    for what, names, default, _ in rows("Limits and sizing"):
+        if names:
+            fields = [name.strip("` ").removeprefix("RELAY_").lower() for name in names.split(",")]
+            values = ", ".join(f"{getattr(settings, field):.15g}" for field in fields)
+            assert default == values, what
+    others = {row[0]: row[2] for row in rows("Limits and sizing") if not row[1]}
+    assert others["size of a request's head"] == str(HEAD_MAX_BYTES)
+    assert others["time for a body"] == f"{BODY_TIMEOUT_S:g}"
+    assert TooLarge.status == 413

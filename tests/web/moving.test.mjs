@@ -1,0 +1,390 @@
+/** Moving to another process before this one ends, renewing the token, waking up. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { TIMING, tokenExpiry } from "../../web/relay.js";
+import { CID, settle, setUp, setUpWatching } from "./fakes.mjs";
+
+const WITHIN = 4_000;
+
+/** A world that was told to move and has a second socket, which is not logged in yet. */
+async function moving(options = {}) {
+  const world = await setUpWatching(options);
+  const moves = [];
+  world.relay.on("moved", (facts) => moves.push(facts));
+  const [first] = world.sockets;
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await world.clock.advance(WITHIN / 4); // random is 0.5
+  return { ...world, first, second: world.sockets[1], moves };
+}
+
+/** The same, logged in on the second socket: the watch has been asked for there. */
+async function movingIn(options = {}) {
+  const world = await moving(options);
+  welcome(world.second);
+  return world;
+}
+
+function welcome(socket, id = "c2") {
+  socket.onopen?.();
+  socket.say({ type: "connection.ok", connection_id: id, me: { id: "ada", name: "Ada" } });
+}
+
+function jwt(claims) {
+  return `e30.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.c2ln`;
+}
+
+// --- make before break --------------------------------------------------------------------------
+
+test("told that its process stops, it opens a second socket at a random moment of the first half", async () => {
+  const { clock, sockets } = await setUpWatching();
+  sockets[0].say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4 - 1);
+  assert.equal(sockets.length, 1);
+  await clock.advance(1);
+  assert.equal(sockets.length, 2);
+  assert.equal(sockets[0].closed, false);
+});
+
+test("it watches there from its position, and only then leaves the first socket", async () => {
+  const { first, second, relay, call, states, moves } = await moving();
+  first.event(1);
+  welcome(second);
+  assert.deepEqual(second.last("call.watch").since, { epoch: "e1", offset: 1 });
+  assert.equal(first.closed, false);
+  second.watching({ offset: 1, recovered: true });
+  assert.equal(first.closed, true);
+  assert.equal(relay.connectionId, "c2");
+  assert.deepEqual(moves, [{ connectionId: "c2" }]);
+  assert.equal(call.state, "watching");
+  assert.equal(states.at(-1).state, "open");
+  assert.equal(states.length, 2, "nobody was told of a change, for there was none");
+});
+
+test("what both sockets deliver is seen once, in order, and is not called missed", async () => {
+  const { first, second, seen, recovered, gaps } = await movingIn();
+  first.event(1);
+  first.event(2);
+  second.watching({ offset: 1, recovered: true });
+  second.event(1);
+  first.event(3); // a late frame of the socket that is being left
+  second.event(2);
+  second.event(3);
+  second.event(4);
+  assert.deepEqual(seen, [1, 2, 3, 4].map((n) => ({ n, missed: false })));
+  assert.deepEqual(recovered, []);
+  assert.deepEqual(gaps, []);
+});
+
+test("a volatile event comes from one socket at a time, whatever ids the processes gave it", async () => {
+  const { first, second, seen } = await movingIn();
+  const volatile = (socket, id) => socket.event(undefined, { epoch: undefined, event_id: id, custom: { n: id } });
+  volatile(first, "a1");
+  volatile(second, "a2"); // not ours yet
+  second.watching({ offset: 0, recovered: true });
+  volatile(first, "b1"); // not ours any more
+  volatile(second, "b2");
+  assert.deepEqual(seen.map(({ n }) => n), ["a1", "b2"]);
+});
+
+test("what the relay lost in the move is a gap", async () => {
+  const { second, gaps, call } = await movingIn();
+  second.watching({ epoch: "e2", offset: 0, recovered: false });
+  assert.deepEqual(gaps, [{ from: { epoch: "e1", offset: 0 }, to: { epoch: "e2", offset: 0 } }]);
+  assert.deepEqual(call.position, { epoch: "e2", offset: 0 });
+});
+
+test("each call moves when its own watch is answered; the last one lets go of the first socket", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay, seen } = world;
+  const other = relay.watch("default:other");
+  first.watching();
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  const [one] = second.of("call.watch");
+  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  assert.equal(first.closed, false);
+  const late = [];
+  other.on("event", ({ offset }) => late.push(offset));
+  first.event(1, { call_cid: "default:other" });
+  second.event(1);
+  assert.deepEqual([seen.length, late], [1, [1]]);
+  second.watching({ offset: 1, recovered: true });
+  assert.equal(first.closed, true);
+});
+
+test("the first socket may end in the middle of it: nothing is missed", async () => {
+  const { first, second, clock, sockets, seen, relay } = await movingIn();
+  first.event(1);
+  first.cut(1012);
+  assert.equal(relay.state, "open");
+  second.watching({ offset: 2, recovered: true });
+  second.event(1);
+  second.event(2);
+  assert.deepEqual(seen.map(({ n }) => n), [1, 2]);
+  await clock.advance(20_000);
+  assert.equal(sockets.length, 2);
+  assert.equal(relay.connectionId, "c2");
+});
+
+test("a second socket that cannot be had is tried again while there is time", async () => {
+  const { first, second, clock, sockets, relay } = await moving();
+  second.cut();
+  assert.equal(first.closed, false);
+  await clock.advance(TIMING.backoffBase / 2);
+  assert.equal(sockets.length, 3);
+  sockets[2].cut();
+  await clock.advance(WITHIN);
+  const tries = sockets.length;
+  await clock.advance(WITHIN);
+  assert.equal(sockets.length, tries);
+  assert.equal(relay.state, "open");
+  first.cut(1012);
+  assert.equal(relay.state, "waiting");
+});
+
+test("a second socket that fails after a call has moved gives the call back to the first", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay, seen, gaps } = world;
+  relay.watch("default:other");
+  first.watching();
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  const [one] = second.of("call.watch");
+  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  second.event(1);
+  first.event(1);
+  first.event(2); // not listened to
+  second.cut();
+  assert.deepEqual(first.last("call.watch").since, { epoch: "e1", offset: 1 });
+  first.watching({ offset: 2, recovered: true });
+  first.event(2);
+  assert.deepEqual(seen.map(({ n }) => n), [1, 2]);
+  assert.deepEqual(gaps, []);
+});
+
+test("a refused login or a silent relay on the second socket costs nothing", async () => {
+  const { first, second, clock, relay, errors } = await moving();
+  second.onopen();
+  second.say({ type: "connection.error", error: { code: 9, StatusCode: 429, message: "too many" } });
+  second.cut(4004);
+  assert.equal(relay.state, "open");
+  first.event(1);
+  await clock.advance(WITHIN);
+  assert.equal(first.closed, false);
+  assert.deepEqual(errors, []);
+});
+
+test("a send under way is answered by the first socket; the next one waits for that and takes the second", async () => {
+  const { first, second, call } = await movingIn();
+  const before = call.send({ n: 1 });
+  second.watching({ offset: 0, recovered: true });
+  assert.equal(first.closed, false);
+  const after = call.send({ n: 2 });
+  assert.equal(second.of("call.send").length, 0);
+  first.sent(first.last("call.send"));
+  await before;
+  assert.equal(first.closed, true);
+  second.sent(second.last("call.send"), { epoch: "e1", offset: 2 });
+  assert.deepEqual((await after).offset, 2);
+});
+
+test("a send that the first socket does not answer is repeated on the second under its id, in order", async () => {
+  const { first, second, call, clock } = await movingIn();
+  const before = call.send({ n: 1 });
+  const volatile = call.send({ n: 2 }, { volatile: true });
+  second.watching({ offset: 0, recovered: true });
+  const after = call.send({ n: 3 });
+  const failed = assert.rejects(volatile, { code: "disconnected", outcome: "unknown" });
+  await clock.advance(TIMING.probe);
+  await failed;
+  assert.equal(first.closed, true);
+  const [one, three] = second.of("call.send");
+  assert.equal(one.event_id, first.of("call.send")[0].event_id);
+  assert.deepEqual(three.custom, { n: 3 });
+  second.sent(one);
+  second.sent(three);
+  await Promise.all([before, after]);
+});
+
+test("what is watched or left during the move is so on both sockets", async () => {
+  const { first, second, relay, call } = await movingIn();
+  relay.watch("default:new");
+  assert.equal(first.last("call.watch").call_cid, "default:new");
+  assert.equal(second.last("call.watch").call_cid, "default:new");
+  call.unwatch();
+  assert.equal(first.last("call.unwatch").call_cid, CID);
+  assert.equal(second.last("call.unwatch").call_cid, CID);
+  second.watching({ offset: 0 });
+  assert.equal(first.closed, true);
+});
+
+test("without a call there is nothing to wait for", async () => {
+  const { relay, clock, sockets } = setUp();
+  await settle();
+  sockets[0].accept();
+  sockets[0].say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 2);
+  welcome(sockets[1]);
+  assert.equal(sockets[0].closed, true);
+  assert.equal(relay.connectionId, "c2");
+});
+
+test("a second notice on the same socket changes nothing; one on the next socket moves on", async () => {
+  const { first, second, clock, sockets } = await moving();
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  welcome(second);
+  second.watching({ offset: 0, recovered: true });
+  second.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  assert.equal(sockets.length, 3);
+});
+
+test("close() in the middle of a move leaves no socket and no timer", async () => {
+  const { first, second, relay, clock } = await movingIn();
+  relay.close();
+  assert.ok(first.closed && second.closed);
+  assert.equal(clock.armed, 0);
+});
+
+test("after a hundred moves no timer is left over, and nothing was seen twice", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets, seen, relay } = world;
+  for (let n = 1; n <= 100; n += 1) {
+    const before = sockets.at(-1);
+    before.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+    await clock.advance(WITHIN / 4);
+    welcome(sockets.at(-1), `c${n}`);
+    before.event(n);
+    sockets.at(-1).watching({ offset: n, recovered: true });
+    sockets.at(-1).event(n);
+    assert.ok(before.closed);
+  }
+  assert.deepEqual(seen.map(({ n }) => n), Array.from({ length: 100 }, (_, n) => n + 1));
+  assert.ok(clock.armed <= 3, `${clock.armed} timers`);
+  relay.close();
+  assert.equal(clock.armed, 0);
+});
+
+// --- the token ----------------------------------------------------------------------------------
+
+test("the expiry of a token is read, and of what is none it is never", () => {
+  assert.equal(tokenExpiry(jwt({ exp: 12 })), 12_000);
+  for (const token of [jwt({}), jwt({ exp: "12" }), "t1", "", "a.b.c", undefined, "e30.bnVsbA.x"]) {
+    assert.equal(tokenExpiry(token), Infinity);
+  }
+});
+
+async function expiring(lifeS, tokens) {
+  const asked = [];
+  const tokenProvider = async () => {
+    asked.push(world.clock.now());
+    return tokens.length > 0 ? tokens.shift() : Promise.reject(new Error("the login server is away"));
+  };
+  const world = setUp({ token: jwt({ exp: 1000 + lifeS }), tokenProvider }); // the fake clock begins at 1 000 s
+  await settle();
+  world.sockets[0].accept();
+  return { ...world, asked };
+}
+
+/** Let time pass while the relay speaks every 20 s, as it does. */
+async function pass({ clock, sockets }, ms) {
+  for (let rest = ms; rest > 0; rest -= 20_000) {
+    await clock.advance(Math.min(rest, 20_000));
+    sockets.at(-1).say({ type: "health.check" });
+  }
+}
+
+test("a token is renewed at a random moment of its last minute, without a reconnect", async () => {
+  const fresh = jwt({ exp: 9_000 });
+  const world = await expiring(3600, [fresh]);
+  const { clock, sockets, asked } = world;
+  await pass(world, 3_600_000 - 45_000 - 1);
+  assert.deepEqual(asked, []);
+  await clock.advance(1);
+  assert.equal(asked.length, 1);
+  assert.equal(sockets.length, 1);
+  const command = sockets.at(-1).last("token.refresh");
+  assert.equal(command.token, fresh);
+});
+
+test("a token that does not live long is renewed in the second half of its life", async () => {
+  const { clock, asked } = await expiring(20, [jwt({ exp: 5_000 })]);
+  await clock.advance(12_499);
+  assert.equal(asked.length, 0);
+  await clock.advance(1);
+  assert.equal(asked.length, 1);
+});
+
+test("the relay's clock decides when a token is old", async () => {
+  const { clock, sockets, asked, relay } = await expiring(20, [jwt({ exp: 5_000 })]);
+  relay.close();
+  relay.connect();
+  await settle();
+  sockets.at(-1).onopen();
+  const ahead = new Date(clock.now() + 10_000).toISOString();
+  sockets.at(-1).say({ type: "connection.ok", connection_id: "c", created_at: ahead });
+  await clock.advance(6_250);
+  assert.equal(asked.length, 1);
+});
+
+test("a renewal that fails is tried again, and each renewed token is renewed in its turn", async () => {
+  const tokens = [];
+  const world = await expiring(100, tokens);
+  const { sockets, asked } = world;
+  await pass(world, 62_500);
+  assert.equal(asked.length, 1);
+  tokens.push(jwt({ exp: 1_300 }), jwt({ exp: 1_900 }));
+  await pass(world, 5_000);
+  assert.equal(asked.length, 2);
+  const { id } = sockets[0].last("token.refresh");
+  sockets[0].say({ type: "token.refreshed", id });
+  await pass(world, 190_000);
+  assert.equal(asked.length, 3);
+  assert.equal(sockets.length, 1);
+});
+
+test("a token that lives for years is not renewed at once", async () => {
+  const { clock, asked } = await expiring(10 * 365 * 86_400, ["t2"]);
+  await clock.advance(20_000);
+  assert.deepEqual(asked, []);
+});
+
+test("after a long sleep it does not dial with a token that has expired meanwhile", async () => {
+  const { clock, sockets } = await expiring(3, ["t2"]);
+  sockets[0].cut();
+  clock.jump(7_200_000);
+  await clock.advance(TIMING.backoffBase);
+  sockets.at(-1).onopen();
+  assert.equal(sockets.at(-1).received[0].token, "t2");
+});
+
+// --- waking up ----------------------------------------------------------------------------------
+
+test("a page that comes back from the cache or was frozen tests its connection at once", async () => {
+  const { window, document, sockets, states, clock } = await setUpWatching();
+  const before = sockets[0].of("health.check").length;
+  document.fire("resume");
+  window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+  window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: false }));
+  assert.equal(sockets[0].of("health.check").length, before + 2);
+  await clock.advance(TIMING.probe);
+  assert.equal(states.at(-1).state, "waiting");
+});
+
+test("a try that began before the device slept is begun anew, a fresh one is left alone", async () => {
+  const { window, clock, sockets } = setUp();
+  await settle();
+  window.fire("online");
+  await settle();
+  assert.equal(sockets.length, 1);
+  await clock.advance(TIMING.probe);
+  window.fire("online");
+  await settle();
+  assert.equal(sockets.length, 2);
+  assert.ok(sockets[0].closed);
+});
