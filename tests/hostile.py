@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import httpx
 from starlette.routing import Route
 
 from relay.wire import encode
@@ -152,6 +153,14 @@ class Operation(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
+
+
+def assert_refused(response: httpx.Response, path: str, codes: tuple[int, ...] = (4, 22)) -> None:
+    """Assert that a request was refused, and that the message names the field."""
+    body = response.json()
+    assert response.status_code in (400, 413), body
+    assert body["code"] in codes, body
+    assert path in body["message"], f"{path!r} is not in {body['message']!r}"
 
 
 def operations(routes: Iterable[Route]) -> list[Operation]:

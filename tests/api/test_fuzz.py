@@ -29,6 +29,7 @@ from tests.hostile import (
     RAW,
     URLS,
     Operation,
+    assert_refused,
     changed_at,
     corrupted,
     operations,
@@ -93,14 +94,6 @@ async def everything(relay: Edges) -> dict[str, Any]:
         "revoked": list(relay.watches.revoked),
         "joined": dict(relay.joins.running),
     }
-
-
-def assert_refused(response: httpx.Response, path: str, codes: tuple[int, ...] = (4, 22)) -> None:
-    """Assert that a request was refused, and that the message names the field."""
-    body = response.json()
-    assert response.status_code in (400, 413), body
-    assert body["code"] in codes, body
-    assert path in body["message"], f"{path!r} is not in {body['message']!r}"
 
 
 async def check_nothing_came_of(relay: Edges, before: Any) -> None:
