@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -21,7 +22,7 @@ from tests.sdk.front import Front
 class Sloppy(http.server.BaseHTTPRequestHandler):
     """Answers its paths as given in ``BODIES``."""
 
-    BODIES = {"/video/complete": NotFound("no").body(), "/video/short": {"detail": "no"}}
+    BODIES: ClassVar = {"/video/complete": NotFound("no").body(), "/video/short": {"detail": "no"}}
 
     def do_GET(self) -> None:
         body = json.dumps(self.BODIES[self.path]).encode()
