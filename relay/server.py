@@ -143,6 +143,7 @@ class HttpProtocol(HttpToolsProtocol):
         body = wire.encode(BadInput("this is not an HTTP/1.1 request").body())
         head = (
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"access-control-allow-origin: *\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         )
         self.transport.write(head + body)
