@@ -302,17 +302,17 @@ URLS = (
 )
 """What may stand where a path wants a call's type and id, and is none."""
 
-_CALL_URL = "/video/call/default/demo"
+CALL_URL = "/video/call/default/demo"
 
 QUERIES = [
-    (_CALL_URL, {"members_limit": "-1"}, "members_limit"),
-    (_CALL_URL, {"members_limit": "1e3"}, "members_limit"),
-    (_CALL_URL, {"members_limit": "9" * 5000}, "members_limit"),
-    (_CALL_URL, {"watch": "maybe"}, "watch"),
-    (_CALL_URL, {"ring": "maybe"}, "ring"),
-    (_CALL_URL, {"notify": "1"}, "notify"),
-    (_CALL_URL, {"connection_id": "x" * 5000}, "connection_id"),
-    (_CALL_URL, {"connection_id": "node-2-mac"}, "connection_id"),
+    (CALL_URL, {"members_limit": "-1"}, "members_limit"),
+    (CALL_URL, {"members_limit": "1e3"}, "members_limit"),
+    (CALL_URL, {"members_limit": "9" * 5000}, "members_limit"),
+    (CALL_URL, {"watch": "maybe"}, "watch"),
+    (CALL_URL, {"ring": "maybe"}, "ring"),
+    (CALL_URL, {"notify": "1"}, "notify"),
+    (CALL_URL, {"connection_id": "x" * 5000}, "connection_id"),
+    (CALL_URL, {"connection_id": "node-2-mac"}, "connection_id"),
     ("/api/v2/users", {"payload": "{"}, "payload"),
     ("/api/v2/users", {"payload": "[" * 5000}, "payload"),
     ("/api/v2/users", {"payload": "[]"}, "payload"),

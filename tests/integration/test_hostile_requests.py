@@ -13,14 +13,13 @@ import pytest
 
 from relay import wire
 from tests.conformance.required import check_answer
-from tests.hostile import CID, GOOD, OWNER, RAW, Operation, assert_refused, corrupted
+from tests.hostile import CALL_URL, CID, GOOD, OWNER, RAW, Operation, assert_refused, corrupted
 from tests.processes import API_KEY, RelayProcess
 from tests.redis_server import RedisServer
 from tests.relay_client import Client, connected
 
 pytestmark = pytest.mark.anyio
 
-URL = f"/video/call/{CID.replace(':', '/')}"
 OPERATIONS = [
     Operation(method, f"{root}{below}", (method, below))
     for method, below in GOOD
@@ -72,7 +71,7 @@ async def state(relay: RelayProcess, client: httpx.AsyncClient) -> Any:
     """Return what the relay says of the call and of its users."""
     headers = {"authorization": relay.token(), "stream-auth-type": "jwt"}
     found = [
-        (await client.get(URL, headers=headers)).json(),
+        (await client.get(CALL_URL, headers=headers)).json(),
         (await client.get("/api/v2/users", headers=headers)).json(),
     ]
     return [{name: value for name, value in one.items() if name != "duration"} for one in found]
@@ -94,6 +93,8 @@ async def test_hostile_bodies_are_refused_and_change_nothing(
             for content in RAW.values():
                 assert_refused(await ask(relay, client, operation, content, john), "body")
         assert await state(relay, client) == before
-        await john.send(CID, {"n": "the first event since"})
-        events = await john.until_count(heard + 1)
-        assert events[heard]["custom"] == {"n": "the first event since"}
+        renew = Operation("PATCH", CALL_URL, ("PATCH", "/call/{type}/{id}"))
+        assert (await ask(relay, client, renew, b'{"custom":{}}', john)).status_code == 200
+        await john.send(CID, {"n": 1})
+        events = await john.until_count(heard + 2)
+        assert [event["type"] for event in events[heard:]] == ["call.updated", "custom"]
