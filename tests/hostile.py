@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import httpx
 from starlette.routing import Route
 
 from relay.wire import encode
@@ -154,6 +155,14 @@ class Operation(NamedTuple):
         return f"{self.method} {self.path}"
 
 
+def assert_refused(response: httpx.Response, path: str, codes: tuple[int, ...] = (4, 22)) -> None:
+    """Assert that a request was refused, and that the message names the field."""
+    body = response.json()
+    assert response.status_code in (400, 413), body
+    assert body["code"] in codes, body
+    assert path in body["message"], f"{path!r} is not in {body['message']!r}"
+
+
 def operations(routes: Iterable[Route]) -> list[Operation]:
     """Return what the API serves below ``/video`` and ``/api/v2``."""
     found = []
@@ -293,17 +302,17 @@ URLS = (
 )
 """What may stand where a path wants a call's type and id, and is none."""
 
-_CALL_URL = "/video/call/default/demo"
+CALL_URL = "/video/call/default/demo"
 
 QUERIES = [
-    (_CALL_URL, {"members_limit": "-1"}, "members_limit"),
-    (_CALL_URL, {"members_limit": "1e3"}, "members_limit"),
-    (_CALL_URL, {"members_limit": "9" * 5000}, "members_limit"),
-    (_CALL_URL, {"watch": "maybe"}, "watch"),
-    (_CALL_URL, {"ring": "maybe"}, "ring"),
-    (_CALL_URL, {"notify": "1"}, "notify"),
-    (_CALL_URL, {"connection_id": "x" * 5000}, "connection_id"),
-    (_CALL_URL, {"connection_id": "node-2-mac"}, "connection_id"),
+    (CALL_URL, {"members_limit": "-1"}, "members_limit"),
+    (CALL_URL, {"members_limit": "1e3"}, "members_limit"),
+    (CALL_URL, {"members_limit": "9" * 5000}, "members_limit"),
+    (CALL_URL, {"watch": "maybe"}, "watch"),
+    (CALL_URL, {"ring": "maybe"}, "ring"),
+    (CALL_URL, {"notify": "1"}, "notify"),
+    (CALL_URL, {"connection_id": "x" * 5000}, "connection_id"),
+    (CALL_URL, {"connection_id": "node-2-mac"}, "connection_id"),
     ("/api/v2/users", {"payload": "{"}, "payload"),
     ("/api/v2/users", {"payload": "[" * 5000}, "payload"),
     ("/api/v2/users", {"payload": "[]"}, "payload"),

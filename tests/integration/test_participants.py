@@ -11,9 +11,11 @@ from uuid import uuid4
 import anyio
 import pytest
 
+from relay import calls
 from relay.announcer import Announcer
 from relay.broker import Limits
 from relay.broker.redis import RedisBroker, RedisSessions, RedisStore
+from relay.calls import Call
 from relay.participants import Participants
 from relay.users import Profile
 from tests.contract.harness import Recorder
@@ -56,7 +58,9 @@ class Nobody:
 
 
 async def describe(cid: str) -> dict[str, Any]:
-    return {"cid": cid}
+    now_ns = time.time_ns()
+    call = Call(cid=cid, created_by="ann", created_at=now_ns, updated_at=now_ns)
+    return calls.response(call, {})
 
 
 def about(kind: str, user_id: str) -> Callable[[Frame], bool]:
