@@ -140,6 +140,16 @@ async def test_a_request_in_time_is_served_and_the_next_one_has_its_own_time(doo
     check_refusal(transport, 408)
 
 
+async def test_heads_that_follow_one_another_are_measured_one_by_one(doors: Doors) -> None:
+    transport = doors.connect()
+    for _ in range(100):
+        doors.say(transport, b"GET / HTTP/1.1\r\nx-padding: " + b"x" * 1000)
+        doors.say(transport, b"\r\nhost: relay\r\n\r\n")
+        await turns()
+        assert status(transport) == 200
+        transport.sent.clear()
+
+
 async def test_a_keep_alive_connection_may_rest_longer_than_a_head_may_take() -> None:
     config_keep_alive = 5.0  # uvicorn's default, in the tests
     doors = Doors(Bounds(head_s=1.0))

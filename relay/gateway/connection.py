@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
         was_open = self._protocol.state is State.OPEN
         self._unparsed += len(data)
         self._protocol.receive_data(data)
-        # The protocol may have been closed by the last of these frames; those before it count.
+        # The last of these frames may have closed the protocol; those before it count.
         self._hears_out = was_open
         for event in self._protocol.events_received():
             if isinstance(event, Request):
@@ -190,8 +190,6 @@ class Connection(asyncio.Protocol):
                 self.end(Close.UNSUPPORTED_DATA, "send text frames only", "binary")
             case Opcode.PING | Opcode.PONG:
                 self._hear_noise()
-            case Opcode.CLOSE:
-                self._hears_out = False
 
     def _fragment(self, frame: Frame) -> None:
         if self._fragments is None:

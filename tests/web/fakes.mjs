@@ -48,10 +48,14 @@ export async function settle() {
 /** The relay's side of a socket: what it received, and what it says. */
 export class FakeSocket {
   received = [];
-  closed = false;
+  readyState = 1;
 
   constructor(url) {
     this.url = url;
+  }
+
+  get closed() {
+    return this.readyState > 1;
   }
 
   send(text) {
@@ -60,7 +64,7 @@ export class FakeSocket {
   }
 
   close() {
-    this.closed = true;
+    this.readyState = 2;
   }
 
   say(frame) {
@@ -68,7 +72,7 @@ export class FakeSocket {
   }
 
   cut(code = 1006) {
-    this.closed = true;
+    this.readyState = 3;
     this.onclose?.({ code });
   }
 

@@ -211,6 +211,71 @@ test("a send that the first socket does not answer is repeated on the second und
   await Promise.all([before, after]);
 });
 
+test("what the first socket cannot answer any more is repeated at once", async () => {
+  const { first, second, call } = await movingIn();
+  const sending = call.send({ n: 1 });
+  first.cut(1012);
+  assert.equal(second.last("call.send").event_id, first.last("call.send").event_id);
+  second.watching({ offset: 0, recovered: true });
+  second.sent(second.last("call.send"));
+  await sending;
+});
+
+test("a send that was to be tried again is tried once, on the second socket", async () => {
+  const { first, second, call, clock } = await movingIn();
+  const sending = call.send({ n: 1 });
+  first.refuse(first.last("call.send"), 9, 429);
+  first.cut(1012);
+  second.watching({ offset: 0, recovered: true });
+  await clock.advance(TIMING.backoffBase * 4);
+  assert.equal(second.of("call.send").length, 1);
+  second.sent(second.last("call.send"));
+  await sending;
+});
+
+test("a token that was renewed during the move is told on the second socket", async () => {
+  const { first, second, relay } = await movingIn();
+  const renewing = relay.refreshToken("t2");
+  second.watching({ offset: 0, recovered: true });
+  await renewing;
+  assert.equal(first.last("token.refresh").token, "t2");
+  assert.equal(second.last("token.refresh").token, "t2");
+});
+
+test("an answer of the first socket does not bring back a call that has moved", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  const other = relay.watch("default:other"); // not answered yet
+  const late = [];
+  other.on("event", ({ offset }) => late.push(offset));
+  const asked = first.last("call.watch");
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  second.watching({ offset: 0 });
+  first.say({ type: "call.watching", id: asked.id, call_cid: other.cid, epoch: "e1", offset: 0 });
+  first.event(1, { call_cid: other.cid });
+  second.event(1, { call_cid: other.cid });
+  second.event(2, { call_cid: other.cid });
+  assert.deepEqual(late, [1, 2]);
+});
+
+test("a new name for the place we are at is taken over in the move", async () => {
+  const { first, second, call, gaps } = await movingIn();
+  first.event(1);
+  second.watching({ epoch: "e2", offset: 1, recovered: true });
+  assert.deepEqual(call.position, { epoch: "e2", offset: 1 });
+  assert.deepEqual(gaps, []);
+});
+
+test("what a failed second socket was asked is not asked again of the first", async () => {
+  const { first, second, clock } = await movingIn();
+  second.cut();
+  await clock.advance(TIMING.command + TIMING.backoffBase * 4);
+  assert.equal(first.of("call.watch").length, 1);
+});
+
 test("what is watched or left during the move is so on both sockets", async () => {
   const { first, second, relay, call } = await movingIn();
   relay.watch("default:new");
