@@ -17,7 +17,19 @@ ROOT: Final = Path(__file__).parents[1]
 
 LAYERS: Final = (
     {"errors", "logs", "metrics"},
-    {"wire", "events", "tokens", "signing", "users", "calls", "retry", "forwarded"},
+    {
+        "wire",
+        "events",
+        "tokens",
+        "signing",
+        "users",
+        "calls",
+        "retry",
+        "forwarded",
+        "addresses",
+        "hook_fields",
+        "hooks",
+    },
     {"settings", "tasks"},
     {"broker", "publisher"},
     {"", "doors"},  # "" is the package itself, which offers the publishers
