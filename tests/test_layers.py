@@ -51,6 +51,7 @@ PURE: Final = LAYERS[1]
 HOMES: Final[dict[str, set[str]]] = {
     "aiobotocore": {"egress"},
     "aiohttp": {"egress"},
+    "yarl": {"egress"},
     "click": {"cli"},
     "hiredis": {"broker"},
     "httptools": set(),  # uvicorn's
