@@ -404,7 +404,7 @@ _CHECKS: Final = {
 def shown(hook: Hook) -> dict[str, Any]:
     """Return what is read back of a hook: everything but its secrets, and nothing that is empty."""
     fields = {
-        name: value
+        name: list(value) if isinstance(value, tuple) else value
         for name in hook.__struct_fields__
         if (value := getattr(hook, name)) not in ("", None) and name not in _HIDDEN
     }

@@ -187,10 +187,12 @@ _raw_array: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def _raw_members(key: str, raw: msgspec.Raw) -> dict[str, Any]:
-    under_map = key in _TIME_MAPS
+    members = _raw_object.decode(raw)
+    if key in _TIME_MAPS:
+        return {name: _raw_field("created_at", value) for name, value in members.items()}
     return {
-        name: value if name == "custom" else _raw_field("created_at" if under_map else name, value)
-        for name, value in _raw_object.decode(raw).items()
+        name: value if name == "custom" else _raw_field(name, value)
+        for name, value in members.items()
     }
 
 
