@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import uuid4
 
 from starlette.applications import Starlette
@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from relay import api, forwarded, http, ingress, metrics
-from relay.broker import Broker, Inbox, Limits, Store, Unavailable
+from relay.broker import Broker, Inbox, Limits, Outbox, Store, Unavailable
 from relay.doors import Door
 from relay.gateway.hub import Hub
 from relay.gateway.session import Rules
@@ -34,7 +34,7 @@ class App:
 
     def __init__(self, settings: Settings, *, demo: bool = False) -> None:
         self._settings = settings
-        self._broker, self._store, inbox = _backends(settings)
+        self._broker, self._store, self._outbox, inbox = _backends(settings)
         self._hub = Hub(self._broker)
         self._live = ingress.LiveDoor(
             self._hub.deliver_volatile,
@@ -165,23 +165,37 @@ class App:
         return problems
 
 
-def _backends(settings: Settings) -> tuple[Broker, Store, Inbox | None]:
-    """Return the broker, store and inbox that the settings ask for."""
+class Backends(NamedTuple):
+    """What keeps and carries events: all of one kind, on one Redis or in this process."""
+
+    broker: Broker
+    store: Store
+    outbox: Outbox
+    inbox: Inbox | None
+
+
+def _backends(settings: Settings) -> Backends:
+    """Return what the settings ask for."""
     limits = Limits(
         history_count=settings.history_count,
         history_age_s=settings.history_age,
         dedupe_window_s=settings.dedupe_window,
         publish_timeout_s=settings.publish_timeout,
+        outbox_bytes=settings.outbox_bytes,
+        dead_letter_bytes=settings.dead_letter_bytes,
     )
     node = uuid4().hex[:16]
     if not settings.redis_url:
-        from relay.broker.memory import MemoryBroker, MemoryStore
+        from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 
-        return MemoryBroker(limits, time.time_ns, node), MemoryStore(), None
-    from relay.broker.redis import RedisBroker, RedisInbox, RedisStore
+        owed = MemoryOutbox(time.time_ns, limits)
+        memory = MemoryBroker(limits, time.time_ns, node, outbox=owed)
+        return Backends(memory, MemoryStore(owed), owed, None)
+    from relay.broker.redis import RedisBroker, RedisInbox, RedisOutbox, RedisStore
 
     broker = RedisBroker(settings.redis_url, settings.redis_prefix, limits, node)
-    return broker, RedisStore(broker), RedisInbox(broker)
+    outbox = RedisOutbox(broker, lease_s=settings.hook_lease)
+    return Backends(broker, RedisStore(broker), outbox, RedisInbox(broker))
 
 
 def _id_source() -> Callable[[], str]:

@@ -76,6 +76,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     slow_timeout: float = 30.0
     publish_timeout: float = 3.0
     drain_timeout: float = 10.0
+    outbox_bytes: int = 16_777_216
+    dead_letter_bytes: int = 4_194_304
+    hook_lease: float = 10.0
+    hook_attempts: int = 2000
 
     @property
     def accepted_keys(self) -> Keys:
@@ -136,6 +140,17 @@ OPTIONS: Final[dict[str, Option]] = {
     "slow_timeout": Option("how long a socket may stay above soft_buffer_bytes", "seconds"),
     "publish_timeout": Option("how long a publish may take before it is answered 503", "seconds"),
     "drain_timeout": Option("how long a stopping process takes to let its sockets go", "seconds"),
+    "outbox_bytes": Option(
+        "events owed to hooks in one of 256 partitions; beyond, the oldest become dead letters",
+        "bytes",
+    ),
+    "dead_letter_bytes": Option(
+        "dead letters kept in one of 256 partitions; beyond, the oldest are dropped", "bytes"
+    ),
+    "hook_lease": Option(
+        "after how long without a sign of life others deliver what a process had to", "seconds"
+    ),
+    "hook_attempts": Option("attempts to deliver that a process may have under way", "attempts"),
 }
 
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from relay import api, http, signing, tokens, wire
 from relay.broker import Broker, Limits, Store
-from relay.broker.memory import MemoryBroker, MemoryStore
+from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.doors import Door
 from relay.errors import Unavailable, UnknownConnection
 from relay.events import Event, Publication
@@ -163,7 +163,8 @@ def compose(
 @asynccontextmanager
 async def edges(**options: Any) -> AsyncIterator[Edges]:
     """Give the edges with a client; ``options`` go to ``compose``."""
-    clock, watches, store = Clock(), Watches(), MemoryStore()
+    clock, watches = Clock(), Watches()
+    store = MemoryStore(MemoryOutbox(clock))
     problems: dict[str, str | None] = {}
     broker = AwayBroker(Limits(), clock, "node")
     app = compose(

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
-from relay.broker import Entry, Epoch, History, Limits, Listener, Roster
+from relay.broker import Entry, Epoch, History, HookList, Limits, Listener, Roster
+from relay.broker.memory_outbox import MemoryOutbox
 from relay.broker.rules import (
     PAGE_BYTES,
     PAGE_COUNT,
@@ -26,9 +27,10 @@ from relay.broker.rules import (
 from relay.calls import Call
 from relay.errors import Unavailable
 from relay.events import Event, Position, Publication, placed
+from relay.hooks import Hooks
 from relay.users import Profile, User, changed
 
-__all__ = ["MemoryBroker", "MemoryStore"]
+__all__ = ["MemoryBroker", "MemoryOutbox", "MemoryStore"]
 
 SEEN_BOUND: Final = 1_000_000
 """Seen ids kept at once, about 400 bytes each: with the default window 137 new ones a second."""
@@ -86,9 +88,16 @@ class MemoryBroker:
     """A broker for one process. ``clock`` returns nanoseconds and never goes back."""
 
     def __init__(
-        self, limits: Limits, clock: Callable[[], int], node: str, *, seen_bound: int = SEEN_BOUND
+        self,
+        limits: Limits,
+        clock: Callable[[], int],
+        node: str,
+        *,
+        seen_bound: int = SEEN_BOUND,
+        outbox: MemoryOutbox | None = None,
     ) -> None:
         self._limits = limits
+        self._outbox = outbox
         self._clock = clock
         self._node = node
         self._seen_bound = seen_bound
@@ -163,6 +172,8 @@ class MemoryBroker:
         call.entries.append(_Kept(now, Entry(call.offset, body)))
         if len(call.entries) > self._limits.history_count:
             call.entries.popleft()
+        if self._outbox is not None:
+            self._outbox.append(event, call.top, body)
         return call.top, body
 
     def _deliver(self, cid: str, position: Position | None, body: bytes) -> None:
@@ -240,9 +251,10 @@ class MemoryBroker:
 
 
 class MemoryStore:
-    """Calls and users, for as long as the process lives."""
+    """Calls, users and hooks, for as long as the process lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: MemoryOutbox) -> None:
+        self._outbox = outbox
         self._users: dict[str, User] = {}
         self._calls: dict[str, Call] = {}
 
@@ -264,3 +276,11 @@ class MemoryStore:
         """Create a call unless it exists; return what is kept, and whether it was created."""
         kept = self._calls.setdefault(call.cid, call)
         return kept, kept is call
+
+    async def hooks(self) -> HookList:
+        """Return the hooks as they are now."""
+        return self._outbox.hooks
+
+    async def save_hooks(self, hooks: Hooks, based_on: HookList, now_ms: int) -> HookList | None:
+        """Replace the hooks that were read as ``based_on``; None when others came in between."""
+        return self._outbox.save_hooks(hooks, based_on, now_ms)

@@ -43,8 +43,9 @@ _DUPLICATE: Final = 1
 _REUSED: Final = 2
 
 _COMMAND_SCRIPTS: Final = (
-    scripts.HEARTBEAT, scripts.HISTORY, scripts.LEASE, scripts.NODES, scripts.POSITIONS,
-    scripts.REPLACE, scripts.ROSTER,
+    scripts.HEARTBEAT, scripts.HISTORY, scripts.LEASE, scripts.NODES, scripts.OUT_DUE,
+    scripts.OUT_HOOKS, scripts.OUT_LEASE, scripts.OUT_READ, scripts.OUT_RECORD, scripts.OUT_REPLAY,
+    scripts.POSITIONS, scripts.REPLACE, scripts.ROSTER,
 )  # fmt: skip
 
 
@@ -81,14 +82,7 @@ class RedisBroker:
         self._beat_is_due = asyncio.Event()
         self._publishing = self._link("publish", (scripts.PUBLISH,), limits.publish_queue)
         self.commands = self._link("command", _COMMAND_SCRIPTS, COMMAND_BOUND)
-        self._subscriber = Subscriber(
-            self.address,
-            self.link_name("subscribe"),
-            keyspace=self.keyspace,
-            node=node,
-            timeout_s=limits.publish_timeout_s,
-            changed=self._on_changed,
-        )
+        self._subscriber = self.subscriber("subscribe", self.keyspace)
 
     def _link(self, name: str, loaded: Sequence[scripts.Script], bound: int) -> Link:
         return Link(
@@ -97,6 +91,17 @@ class RedisBroker:
             scripts=loaded,
             timeout_s=self.limits.publish_timeout_s,
             bound=bound,
+            changed=self._on_changed,
+        )
+
+    def subscriber(self, name: str, channels: Keyspace) -> Subscriber:
+        """Return a connection for subscriptions, not yet open."""
+        return Subscriber(
+            self.address,
+            self.link_name(name),
+            keyspace=channels,
+            node=self._node,
+            timeout_s=self.limits.publish_timeout_s,
             changed=self._on_changed,
         )
 
@@ -182,6 +187,11 @@ class RedisBroker:
             self.limits.history_count,
             self._age_ms,
             self._life_ms,
+            event.cid,
+            event.type,
+            event.event_id,
+            self.limits.outbox_bytes,
+            self.limits.dead_letter_bytes,
             repeatable=event.identity is not None,
         )
         return Publication(

@@ -1,16 +1,18 @@
-"""Calls and users in Redis, as JSON, one key each."""
+"""Calls, users and the list of hooks in Redis, as JSON, one key each."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import msgspec
 
 from relay import wire
-from relay.broker import scripts
+from relay.broker import HookList, scripts
 from relay.broker.redis_broker import RedisBroker
 from relay.calls import Call
 from relay.errors import Unavailable
+from relay.hooks import Hooks
 from relay.users import Profile, User, changed
 
 __all__ = ["RedisStore"]
@@ -57,6 +59,30 @@ class RedisStore:
         if before is None:
             return call, True
         return msgspec.convert(wire.decode(before), Call), False
+
+    async def hooks(self) -> HookList:
+        """Return the hooks as they are now."""
+        text = await self._redis.request("GET", self._keyspace.hooks)
+        return msgspec.convert(wire.decode(text), HookList) if text else HookList()
+
+    async def save_hooks(self, hooks: Hooks, based_on: HookList, now_ms: int) -> HookList | None:
+        """Replace the hooks that were read as ``based_on``; None when others came in between."""
+        saved = based_on.changed(hooks, now_ms)
+        before = wire.encode(based_on) if based_on.version else b""
+        text = wire.encode(saved)
+        if await self._redis.run(scripts.REPLACE, [self._keyspace.hooks], before, text) != text:
+            return None
+        await self._tell(saved)
+        return saved
+
+    async def _tell(self, saved: HookList) -> None:
+        """Let the publish steps of every partition know what is wanted now."""
+        wanted = saved.wanted()
+        telling = (
+            self._redis.run(scripts.OUT_HOOKS, [keys.state, keys.wake], saved.version, wanted)
+            for keys in self._keyspace.outboxes
+        )
+        await asyncio.gather(*telling)
 
 
 def _user(text: bytes | None) -> User | None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
-from relay.broker import Limits
+from relay.broker import DeadLetter, Limits, Tried, Waiting
 from relay.events import CLOCK_AHEAD_S, Event
 
 PAGE_BYTES: Final = 262_144
 PAGE_COUNT: Final = 1000
 """A page of history ends with the entry that reaches either."""
+
+ENTRY_BYTES: Final = 200
+"""What an entry of the outbox counts besides its body (scripts/publish.lua counts the same)."""
 
 
 def seen_key(event: Event) -> str | None:
@@ -50,3 +53,24 @@ def call_life_s(limits: Limits) -> float:
     Longer than anything that refers to it: a seen id names a position, history has offsets.
     """
     return 60.0 + max(limits.history_age_s, given_window_s(limits), limits.minted_window_s)
+
+
+def replayed(letter: DeadLetter) -> Waiting | None:
+    """Return what a dead letter becomes when it is replayed; None when its body is gone.
+
+    Attempts are numbered on; everything else about the row begins anew. It is due at once.
+    """
+    if letter.body is None:
+        return None
+    return Waiting(
+        id=letter.id,
+        due_ms=0,
+        hook_id=letter.hook_id,
+        cid=letter.cid,
+        type=letter.type,
+        event_id=letter.event_id,
+        epoch=letter.epoch,
+        offset=letter.offset,
+        body=letter.body,
+        tried=Tried(before=letter.tried.number),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from relay import metrics
-from relay.broker.memory import MemoryStore
+from relay.broker.memory import MemoryOutbox, MemoryStore
 from relay.doors import Door
 from relay.forwarded import read_networks
 from relay.gateway.hub import Hub
@@ -96,7 +97,7 @@ async def gateways() -> AsyncIterator[MakeGateway]:
         def now_ns() -> int:
             return NOW_NS + int((loop.time() - began) * 1e9)
 
-        broker, store = FakeBroker(), MemoryStore()
+        broker, store = FakeBroker(), MemoryStore(MemoryOutbox(time.time_ns))
         hub = Hub(broker, random.Random(7))
         broker.listener = hub
         sockets = Sockets(

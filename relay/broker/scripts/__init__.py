@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 __all__ = [
-    "HEARTBEAT", "HISTORY", "LEASE", "NODES", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "Script",
+    "HEARTBEAT", "HISTORY", "LEASE", "NODES", "OUT_DUE", "OUT_HOOKS", "OUT_LEASE", "OUT_READ",
+    "OUT_RECORD", "OUT_REPLAY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "Script",
 ]  # fmt: skip
 
 _HERE: Final = Path(__file__).parent
@@ -36,6 +37,12 @@ HEARTBEAT: Final = _load("heartbeat")
 HISTORY: Final = _load("history")
 LEASE: Final = _load("lease")
 NODES: Final = _load("nodes")
+OUT_DUE: Final = _load("out_due")
+OUT_HOOKS: Final = _load("out_hooks")
+OUT_LEASE: Final = _load("out_lease")
+OUT_READ: Final = _load("out_read")
+OUT_RECORD: Final = _load("out_record")
+OUT_REPLAY: Final = _load("out_replay")
 POSITIONS: Final = _load("positions")
 PUBLISH: Final = _load("publish")
 REPLACE: Final = _load("replace")
