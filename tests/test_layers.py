@@ -52,6 +52,7 @@ HOMES: Final[dict[str, set[str]]] = {
     "aiobotocore": {"egress"},
     "aiohttp": {"egress"},
     "yarl": {"egress"},
+    "botocore": {"egress"},
     "click": {"cli"},
     "hiredis": {"broker"},
     "httptools": set(),  # uvicorn's

@@ -28,6 +28,16 @@ class ClosedAddress(OSError):
         super().__init__(errno.EACCES, _TEXT)
 
 
+def is_closed(error: BaseException) -> bool:
+    """Tell whether the guard is why a library's error came about."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ClosedAddress):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
 def sockets(networks: Sequence[Network]) -> Callable[[AddressInfo], socket.socket]:
     """Return aiohttp's ``socket_factory``: it makes no socket for an address that is closed."""
 

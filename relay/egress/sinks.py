@@ -6,7 +6,7 @@ cancelled) and ends within the time it is given.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -55,4 +55,12 @@ class Sink(Protocol):
 
     async def aclose(self) -> None:
         """Let go of every connection."""
+        ...
+
+
+class Checked(Protocol):
+    """A sink that can ask whether its receiver is there."""
+
+    async def check(self, hook: Hook) -> dict[str, Any]:
+        """Return what is known of a hook's queue or topic; raises what its library raises."""
         ...

@@ -67,9 +67,8 @@ class WebhookSink:
         except TimeoutError:
             result = _failed(Outcome.TIMEOUT, f"no answer within {limit_s:.3g} s")
         except aiohttp.ClientConnectorError as error:
-            closed = isinstance(error.os_error, guard.ClosedAddress)
-            outcome = Outcome.REFUSED if closed else Outcome.NETWORK
-            result = _failed(outcome, str(error.os_error if closed else error))
+            outcome = Outcome.REFUSED if guard.is_closed(error) else Outcome.NETWORK
+            result = _failed(outcome, str(error))
         except (aiohttp.ClientError, OSError) as error:
             result = _failed(Outcome.NETWORK, str(error) or type(error).__name__)
         except Exception as error:
