@@ -11,10 +11,10 @@ import base64
 import gzip
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -22,7 +22,7 @@ from botocore import exceptions as aws_errors
 
 from relay import logs, wire
 from relay.egress import guard
-from relay.egress.sinks import ANSWER_BYTES, Delivery, Result
+from relay.egress.sinks import ANSWER_BYTES, Checked, Delivery, Result
 from relay.forwarded import Network
 from relay.hooks import Aws, Hook, Timestamps
 from relay.retry import REQUEST_LIMIT_S, Outcome
@@ -64,12 +64,19 @@ def message(hook: Hook, delivery: Delivery) -> str:
     return base64.b64encode(body).decode()
 
 
-def fifo_fields(delivery: Delivery) -> dict[str, str]:
-    """Return where a delivery stands in a FIFO queue: in its call's order, once.
+def is_fifo(hook: Hook) -> bool:
+    """Tell whether a queue or a topic keeps the order of each message group."""
+    return hook.aws.target.endswith(".fifo")
+
+
+def fifo_fields(hook: Hook, delivery: Delivery) -> dict[str, str]:
+    """Return where a delivery stands in a FIFO queue, in its call's order and once; else nothing.
 
     The id is the delivery's: an event's id is its sender's choice, and two senders who choose alike
     must not lose an event of theirs.
     """
+    if not is_fifo(hook):
+        return {}
     group = delivery.cid
     if len(group) > GROUP_CHARACTERS:
         group = sha256(group.encode()).hexdigest()
@@ -215,8 +222,18 @@ class Item(NamedTuple):
     result: asyncio.Future[Result]
 
 
-Send = Callable[[Client, Hook, Sequence[Item]], Awaitable[Sequence[Result]]]
-"""Sends a batch of at most ten and returns each one's result."""
+class Service(Protocol):
+    """What differs between SQS and SNS."""
+
+    name: str
+
+    async def send(self, client: Client, hook: Hook, batch: Sequence[Item]) -> Sequence[Result]:
+        """Send a batch of at most ten and return each one's result."""
+        ...
+
+    async def ask(self, client: Client, hook: Hook) -> dict[str, str]:
+        """Ask for the queue or topic itself and return what is known of it."""
+        ...
 
 
 class _Lane:
@@ -242,13 +259,13 @@ class _Lane:
 
 
 class BatchSink:
-    """A sink that sends in batches over AWS's API; ``send_batch`` knows the service."""
+    """A sink that sends in batches over AWS's API."""
 
-    def __init__(self, service: str, networks: Sequence[Network], send_batch: Send) -> None:
-        self.clients = Clients(service, networks)
-        self._send_batch = send_batch
+    def __init__(self, service: Service, networks: Sequence[Network]) -> None:
+        self.clients = Clients(service.name, networks)
+        self._service = service
         self._lanes: dict[Hook, _Lane] = {}
-        self._tasks = Tasks(service)
+        self._tasks = Tasks(service.name)
 
     async def send(self, hook: Hook, delivery: Delivery, limit_s: float) -> Result:
         """Try once. Never raises but ``CancelledError``; ends within ``limit_s`` seconds."""
@@ -273,6 +290,15 @@ class BatchSink:
             status=result.status,
             answer=result.answer,
         )
+
+    async def check(self, hook: Hook) -> Checked:
+        """Ask whether a hook's queue or topic is there, with the hook's credentials."""
+        try:
+            async with asyncio.timeout(REQUEST_LIMIT_S):
+                client = await self.clients.get(hook.aws)
+                return Checked(None, await self._service.ask(client, hook))
+        except (aws_errors.BotoCoreError, aws_errors.ClientError, OSError) as error:
+            return Checked(failure(error).answer.decode("utf-8", "replace"), {})
 
     async def aclose(self) -> None:
         """Let go of every connection."""
@@ -306,18 +332,13 @@ class BatchSink:
         try:
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 client = await self.clients.get(hook.aws)
-                return await self._send_batch(client, hook, batch)
+                return await self._service.send(client, hook, batch)
         except (aws_errors.BotoCoreError, aws_errors.ClientError, OSError) as error:
             return [failure(error)] * len(batch)
         except Exception as error:
             log.error("delivery failed unexpectedly", hook=hook.id, exc_info=error)
             why = f"the relay failed: {type(error).__name__}"
             return [_failed(Outcome.NETWORK, why)] * len(batch)
-
-
-def is_fifo(hook: Hook) -> bool:
-    """Tell whether a queue or a topic keeps the order of each message group."""
-    return hook.aws.target.endswith(".fifo")
 
 
 def results_of(batch: Sequence[Item], answer: dict[str, Any]) -> list[Result]:

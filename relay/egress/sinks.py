@@ -6,7 +6,7 @@ cancelled) and ends within the time it is given.
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -58,9 +58,8 @@ class Sink(Protocol):
         ...
 
 
-class Checked(Protocol):
-    """A sink that can ask whether its receiver is there."""
+class Checked(NamedTuple):
+    """What a queue or a topic said when it was asked whether it is there: None is no error."""
 
-    async def check(self, hook: Hook) -> dict[str, Any]:
-        """Return what is known of a hook's queue or topic; raises what its library raises."""
-        ...
+    error: str | None
+    data: dict[str, str]

@@ -17,8 +17,8 @@ from moto.server import ThreadedMotoServer
 from relay.egress import aws
 from relay.egress.aws import BatchSink
 from relay.egress.sinks import Delivery, Result
-from relay.egress.sns import SnsSink
-from relay.egress.sqs import SqsSink
+from relay.egress.sns import Sns
+from relay.egress.sqs import Sqs
 from relay.forwarded import read_networks
 from relay.hooks import AuthType, Hook, HookType, Timestamps
 from relay.retry import Outcome
@@ -99,15 +99,15 @@ async def cloud(moto: str) -> AsyncIterator[Cloud]:
 
 
 @pytest.fixture
-async def queues() -> AsyncIterator[SqsSink]:
-    sink = SqsSink(LOOPBACK)
+async def queues() -> AsyncIterator[BatchSink]:
+    sink = BatchSink(Sqs(), LOOPBACK)
     yield sink
     await sink.aclose()
 
 
 @pytest.fixture
-async def topics() -> AsyncIterator[SnsSink]:
-    sink = SnsSink(LOOPBACK)
+async def topics() -> AsyncIterator[BatchSink]:
+    sink = BatchSink(Sns(), LOOPBACK)
     yield sink
     await sink.aclose()
 
@@ -136,7 +136,7 @@ async def sent(sink: BatchSink, to: Hook, *deliveries: Delivery) -> list[Result]
 # -- SQS ------------------------------------------------------------------------------------------
 
 
-async def test_a_queue_gets_the_event_as_base64(cloud: Cloud, queues: SqsSink) -> None:
+async def test_a_queue_gets_the_event_as_base64(cloud: Cloud, queues: BatchSink) -> None:
     queue = await cloud.queue("plain")
     [result] = await sent(queues, queue, delivery())
     assert (result.outcome, result.status) == (Outcome.DELIVERED, 200)
@@ -145,7 +145,7 @@ async def test_a_queue_gets_the_event_as_base64(cloud: Cloud, queues: SqsSink) -
     assert base64.b64decode(message["Body"], validate=True) == BODY
 
 
-async def test_it_can_be_compressed_and_have_integer_times(cloud: Cloud, queues: SqsSink) -> None:
+async def test_it_can_be_compressed_and_have_integer_times(cloud: Cloud, queues: BatchSink) -> None:
     queue = await cloud.queue("packed")
     packed = changed(queue, gzip=True, timestamps=Timestamps.NANOSECONDS)
     await sent(queues, packed, delivery())
@@ -155,7 +155,7 @@ async def test_it_can_be_compressed_and_have_integer_times(cloud: Cloud, queues:
 
 
 async def test_what_is_sent_together_leaves_in_batches_of_ten(
-    cloud: Cloud, queues: SqsSink
+    cloud: Cloud, queues: BatchSink
 ) -> None:
     queue = await cloud.queue("many")
     deliveries = [delivery(number, b'{"n":%d}' % number) for number in range(25)]
@@ -166,7 +166,7 @@ async def test_what_is_sent_together_leaves_in_batches_of_ten(
 
 
 async def test_a_fifo_queue_keeps_each_calls_order_and_knows_a_repeat(
-    cloud: Cloud, queues: SqsSink
+    cloud: Cloud, queues: BatchSink
 ) -> None:
     queue = await cloud.queue("calls.fifo")
     deliveries = [delivery(number, b'{"n":%d}' % number) for number in range(23)]
@@ -183,28 +183,28 @@ async def test_a_fifo_queue_keeps_each_calls_order_and_knows_a_repeat(
 
 
 async def test_two_senders_who_chose_the_same_event_id_lose_nothing(
-    cloud: Cloud, queues: SqsSink
+    cloud: Cloud, queues: BatchSink
 ) -> None:
     queue = await cloud.queue("ids.fifo")
     await sent(queues, queue, delivery(1), delivery(2))  # both events are called "e"
     assert len(await cloud.messages(queue, 2)) == 2
 
 
-async def test_what_is_too_long_is_refused_and_says_what_helps(queues: SqsSink) -> None:
+async def test_what_is_too_long_is_refused_and_says_what_helps(queues: BatchSink) -> None:
     queue = hook(HookType.SQS, "http://127.0.0.1:1", sqs_queue_url="http://127.0.0.1:1/1/q")
     [result] = await sent(queues, queue, delivery(body=b"x" * 200_000))
     assert result.outcome is Outcome.REFUSED
     assert b"266668 bytes, 262144 are possible" in result.answer
 
 
-async def test_long_messages_leave_in_smaller_batches(cloud: Cloud, queues: SqsSink) -> None:
+async def test_long_messages_leave_in_smaller_batches(cloud: Cloud, queues: BatchSink) -> None:
     queue = await cloud.queue("long")
     results = await sent(queues, queue, *[delivery(n, b"x" * 90_000) for n in range(6)])
     assert {result.outcome for result in results} == {Outcome.DELIVERED}
     assert len(await cloud.messages(queue, 6)) == 6
 
 
-async def test_a_queue_that_does_not_exist_is_refused(cloud: Cloud, queues: SqsSink) -> None:
+async def test_a_queue_that_does_not_exist_is_refused(cloud: Cloud, queues: BatchSink) -> None:
     queue = await cloud.queue("gone")
     missing = changed(queue, sqs_queue_url=queue.sqs_queue_url + "-not")
     [result] = await sent(queues, missing, delivery())
@@ -215,7 +215,7 @@ async def test_a_queue_that_does_not_exist_is_refused(cloud: Cloud, queues: SqsS
 # -- SNS ------------------------------------------------------------------------------------------
 
 
-async def test_a_topic_gets_the_same_text(cloud: Cloud, topics: SnsSink) -> None:
+async def test_a_topic_gets_the_same_text(cloud: Cloud, topics: BatchSink) -> None:
     queue = await cloud.queue("of-a-topic")
     topic = await cloud.topic("calls", queue)
     results = await sent(topics, topic, *[delivery(number) for number in range(12)])
@@ -226,7 +226,7 @@ async def test_a_topic_gets_the_same_text(cloud: Cloud, topics: SnsSink) -> None
     assert {base64.b64decode(envelope["Message"]) for envelope in envelopes} == {BODY}
 
 
-async def test_a_fifo_topic_gets_groups_too(cloud: Cloud, topics: SnsSink) -> None:
+async def test_a_fifo_topic_gets_groups_too(cloud: Cloud, topics: BatchSink) -> None:
     queue = await cloud.queue("of-a-topic.fifo")
     topic = await cloud.topic("calls.fifo", queue)
     [result] = await sent(topics, topic, delivery())
@@ -235,7 +235,7 @@ async def test_a_fifo_topic_gets_groups_too(cloud: Cloud, topics: SnsSink) -> No
     assert message["Attributes"]["MessageGroupId"] == "default:a"
 
 
-async def test_a_topic_that_does_not_exist_is_refused(cloud: Cloud, topics: SnsSink) -> None:
+async def test_a_topic_that_does_not_exist_is_refused(cloud: Cloud, topics: BatchSink) -> None:
     topic = hook(HookType.SNS, cloud.url, sns_topic_arn="arn:aws:sns:us-east-1:123456789012:no")
     [result] = await sent(topics, topic, delivery())
     assert result.outcome is Outcome.REFUSED
@@ -245,7 +245,7 @@ async def test_a_topic_that_does_not_exist_is_refused(cloud: Cloud, topics: SnsS
 # -- credentials, checks --------------------------------------------------------------------------
 
 
-async def test_a_role_is_assumed_with_the_hooks_own_keys(cloud: Cloud, queues: SqsSink) -> None:
+async def test_a_role_is_assumed_with_the_hooks_own_keys(cloud: Cloud, queues: BatchSink) -> None:
     queue = await cloud.queue("role")
     assumed = changed(queue, sqs_role_arn="arn:aws:iam::123456789012:role/relay")
     [result] = await sent(queues, assumed, delivery())
@@ -257,7 +257,7 @@ async def test_a_role_is_assumed_with_the_hooks_own_keys(cloud: Cloud, queues: S
 
 
 async def test_the_environment_has_the_credentials_where_the_hook_has_none(
-    cloud: Cloud, queues: SqsSink, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, queues: BatchSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from-the-environment")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -268,7 +268,7 @@ async def test_the_environment_has_the_credentials_where_the_hook_has_none(
     assert client._request_signer._credentials.access_key == "from-the-environment"
 
 
-async def test_queues_of_one_account_share_a_client(cloud: Cloud, queues: SqsSink) -> None:
+async def test_queues_of_one_account_share_a_client(cloud: Cloud, queues: BatchSink) -> None:
     first, second = await cloud.queue("one"), await cloud.queue("two")
     clients = await asyncio.gather(*[queues.clients.get(h.aws) for h in (first, second, first)])
     assert clients[0] is clients[1] is clients[2]
@@ -277,12 +277,16 @@ async def test_queues_of_one_account_share_a_client(cloud: Cloud, queues: SqsSin
 
 
 async def test_a_check_asks_the_queue_and_the_topic(
-    cloud: Cloud, queues: SqsSink, topics: SnsSink
+    cloud: Cloud, queues: BatchSink, topics: BatchSink
 ) -> None:
     queue = await cloud.queue("checked")
     topic = await cloud.topic("checked", queue)
-    assert (await queues.check(queue))["queue_arn"].endswith(":checked")
-    assert (await topics.check(topic))["topic_arn"] == topic.sns_topic_arn
+    asked = await queues.check(queue)
+    assert asked.error is None
+    assert asked.data["queue_arn"].endswith(":checked")
+    assert await topics.check(topic) == (None, {"topic_arn": topic.sns_topic_arn})
+    missing = await queues.check(changed(queue, sqs_queue_url=queue.sqs_queue_url + "-not"))
+    assert "NonExistentQueue" in (missing.error or "")
 
 
 # -- what goes wrong on the way -------------------------------------------------------------------
@@ -301,7 +305,7 @@ async def test_a_check_asks_the_queue_and_the_topic(
     ],
 )
 async def test_an_error_of_aws_means_an_outcome(
-    queues: SqsSink, code: str, http: int, outcome: Outcome
+    queues: BatchSink, code: str, http: int, outcome: Outcome
 ) -> None:
     body = json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": "because"}).encode()
     async with receiving() as server:
@@ -317,7 +321,7 @@ def at(server: receivers.Receiver) -> Hook:
     return hook(HookType.SQS, url, sqs_queue_url=f"{url}/1/q")
 
 
-async def test_each_message_of_a_batch_has_its_own_outcome(queues: SqsSink) -> None:
+async def test_each_message_of_a_batch_has_its_own_outcome(queues: BatchSink) -> None:
     answer = {
         "Successful": [{"Id": "0", "MessageId": "m", "MD5OfMessageBody": "x"}],
         "Failed": [
@@ -337,7 +341,7 @@ async def test_each_message_of_a_batch_has_its_own_outcome(queues: SqsSink) -> N
     ]
 
 
-async def test_an_endpoint_that_says_nothing_is_a_timeout(queues: SqsSink) -> None:
+async def test_an_endpoint_that_says_nothing_is_a_timeout(queues: BatchSink) -> None:
     async with receiving() as server:
         server.answers = [receivers.stall]
         result = await queues.send(at(server), delivery(), 0.3)
@@ -345,7 +349,7 @@ async def test_an_endpoint_that_says_nothing_is_a_timeout(queues: SqsSink) -> No
     assert result.latency_s < 2.0
 
 
-async def test_a_broken_connection_is_a_network_error(queues: SqsSink) -> None:
+async def test_a_broken_connection_is_a_network_error(queues: BatchSink) -> None:
     async with receiving() as server:
         server.answers = [receivers.reset]
         [result] = await sent(queues, at(server), delivery())
@@ -353,7 +357,7 @@ async def test_a_broken_connection_is_a_network_error(queues: SqsSink) -> None:
 
 
 async def test_a_closed_address_is_not_connected_to() -> None:
-    sink = SqsSink(())
+    sink = BatchSink(Sqs(), ())
     async with receiving() as server:
         [result] = await sent(sink, at(server), delivery())
         assert (result.outcome, server.connections) == (Outcome.REFUSED, 0)
@@ -362,7 +366,7 @@ async def test_a_closed_address_is_not_connected_to() -> None:
 
 
 async def test_a_role_is_renewed_before_its_session_ends(
-    cloud: Cloud, queues: SqsSink, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, queues: BatchSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aws, "ROLE_SPARE_S", aws.ROLE_LIFE_S + 1)
     queue = changed(await cloud.queue("renewed"), sqs_role_arn="arn:aws:iam::123456789012:role/r")
