@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from relay import api, forwarded, http, ingress, metrics
+from relay import api, egress, forwarded, hooks, http, ingress, metrics
 from relay.broker import Broker, Inbox, Limits, Outbox, Store, Unavailable
 from relay.doors import Door
 from relay.gateway.hub import Hub
@@ -43,6 +43,14 @@ class App:
             max_bytes=settings.webhook_max_bytes,
         )
         self._ingest = None if inbox is None else self._ingest_door(inbox)
+        self._hook_networks = forwarded.read_networks(settings.hook_allow)
+        self._hooks_file = api.HooksFile(settings.hooks, self._hook_rules())
+        self._sink = egress.AnySink(
+            api_key=settings.api_key,
+            secret=settings.api_secret,
+            clock=time.time_ns,
+            networks=self._hook_networks,
+        )
         self._draining = False
         self.sockets = self._sockets()
         self.asgi = self._asgi(demo)
@@ -50,10 +58,17 @@ class App:
     async def start(self) -> None:
         """Connect to the broker and begin to relay; raises ``Unavailable``."""
         await self._broker.start(self._hub, self._live.receive)
+        await self._hooks_file.apply(self._store)
         await self._hub.start()
         await self.sockets.start()
         if self._ingest is not None:
             self._ingest.start()
+
+    def _hook_rules(self) -> hooks.Rules:
+        """Return what the hooks of the operator's file must keep to."""
+        return hooks.Rules(
+            time.time_ns(), lambda: str(uuid4()), self._hook_networks, egress.has_aws()
+        )
 
     async def drain(self) -> None:
         """Turn unready and let the sockets go."""
@@ -66,6 +81,7 @@ class App:
             await self._ingest.aclose()
         await self.sockets.aclose()
         await self._hub.aclose()
+        await self._sink.aclose()
         await self._broker.aclose()
 
     # -- wiring -----------------------------------------------------------------------------------
@@ -147,6 +163,9 @@ class App:
             max_bytes=max(API_MAX_BYTES, 8 * settings.custom_max_bytes),
             strict_calls=settings.strict_calls,
             guests=settings.guests,
+            receivers=self._sink,
+            hook_networks=self._hook_networks,
+            aws=egress.has_aws(),
         )
 
     def _page_routes(self, demo: bool) -> list[Route]:

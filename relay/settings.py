@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_prefix: str = "relay:"
     allowed_origins: str = "*"
     sources: str = ""
+    hooks: str = ""
+    hook_allow: str = ""
     strict_calls: bool = False
     guests: bool = True
     admin_token: str = ""
@@ -109,6 +111,10 @@ OPTIONS: Final[dict[str, Option]] = {
     "redis_prefix": Option("what every key and channel in Redis begins with"),
     "allowed_origins": Option("origins of pages that may connect, comma separated; * = any"),
     "sources": Option("TOML file that lists webhook sources beside 'stream'"),
+    "hooks": Option("TOML file that lists hooks: webhooks, queues and topics that get the events"),
+    "hook_allow": Option(
+        "networks that hooks may reach although they are not public, comma separated"
+    ),
     "strict_calls": Option("watching or sending to a call that was never created is refused"),
     "guests": Option("POST /video/guest gives tokens to whoever knows the API key"),
     "admin_token": Option("bearer token that guards operators' endpoints", secret=True),
@@ -214,16 +220,17 @@ def _check(settings: Settings) -> None:
     _key_pairs(settings.keys)
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError("RELAY_TLS_CERT and RELAY_TLS_KEY go together: set both or none")
-    for field in ("tls_cert", "tls_key", "sources"):
+    for field in ("tls_cert", "tls_key", "sources", "hooks"):
         path = getattr(settings, field)
         if path and not Path(path).is_file():
             raise SettingsError(f"{env_name(field)}={path!r}: there is no such file")
-    try:
-        forwarded.read_networks(settings.trusted_proxies)
-    except ValueError as error:
-        raise SettingsError(
-            f"RELAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8: {error}"
-        ) from None
+    for field in ("trusted_proxies", "hook_allow"):
+        try:
+            forwarded.read_networks(getattr(settings, field))
+        except ValueError as error:
+            raise SettingsError(
+                f"{env_name(field)} must list addresses and networks such as 10.0.0.0/8: {error}"
+            ) from None
     if settings.webhook_freshness > settings.dedupe_window:
         raise SettingsError(
             "RELAY_WEBHOOK_FRESHNESS must not be over RELAY_DEDUPE_WINDOW: a webhook repeated in "

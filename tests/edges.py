@@ -19,8 +19,10 @@ from relay import api, http, signing, tokens, wire
 from relay.broker import Broker, Limits, Store
 from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.doors import Door
+from relay.egress.sinks import Checked
 from relay.errors import Unavailable, UnknownConnection
 from relay.events import Event, Publication
+from relay.hooks import Hook
 from relay.ingress import load_sources, webhooks
 from relay.tokens import Keys
 
@@ -61,6 +63,19 @@ class Watches:
         self.attached.append((connection_id, user_id, cid))
 
 
+class Receivers:
+    """The deliveries' side: every queue and topic is there, but for those that are ``missing``."""
+
+    def __init__(self) -> None:
+        self.asked: list[Hook] = []
+        self.missing: set[str] = set()
+
+    async def check(self, hook: Hook) -> Checked:
+        self.asked.append(hook)
+        gone = hook.aws.target in self.missing
+        return Checked("NotFound: it is not there" if gone else None, {"arn": hook.aws.target})
+
+
 class AwayBroker(MemoryBroker):
     """A broker whose Redis is away while ``away`` is set."""
 
@@ -82,6 +97,7 @@ class Edges:
     store: Store
     clock: Clock
     watches: Watches
+    receivers: Receivers
     problems: dict[str, str | None] = field(default_factory=dict)
 
     async def published(self, cid: str) -> list[dict[str, Any]]:
@@ -129,6 +145,7 @@ def compose(
     store: Store,
     clock: Clock,
     watches: Watches,
+    receivers: Receivers,
     problems: Mapping[str, str | None],
     sources: str = "",
     origins: Collection[str] = ("*",),
@@ -149,6 +166,7 @@ def compose(
             store=store,
             door=Door("api", broker),
             watches=watches,
+            receivers=receivers,
             clock=clock,
             ready=ready,
             max_bytes=MAX_BYTES,
@@ -163,13 +181,19 @@ def compose(
 @asynccontextmanager
 async def edges(**options: Any) -> AsyncIterator[Edges]:
     """Give the edges with a client; ``options`` go to ``compose``."""
-    clock, watches = Clock(), Watches()
+    clock, watches, receivers = Clock(), Watches(), Receivers()
     store = MemoryStore(MemoryOutbox(clock))
     problems: dict[str, str | None] = {}
     broker = AwayBroker(Limits(), clock, "node")
     app = compose(
-        broker=broker, store=store, clock=clock, watches=watches, problems=problems, **options
+        broker=broker,
+        store=store,
+        clock=clock,
+        watches=watches,
+        receivers=receivers,
+        problems=problems,
+        **options,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://relay") as client:
-        yield Edges(client, app, broker, store, clock, watches, problems)
+        yield Edges(client, app, broker, store, clock, watches, receivers, problems)

@@ -61,7 +61,7 @@ HOMES: Final[dict[str, set[str]]] = {
     "redis": {"broker", "publisher", "cli.check"},  # the doors to Redis, and their diagnosis
     "starlette": {"http", "ingress", "api", "app"},
     "structlog": {"logs"},
-    "tomllib": {"ingress"},
+    "tomllib": {"ingress", "api"},
     "uvicorn": {"server", "workers"},
     "uvloop": {"server", "workers"},
     "websockets": {"gateway"},

@@ -1,4 +1,4 @@
-"""The HTTP API: events, calls and users as Stream's SDKs ask for them, and health.
+"""The HTTP API: events, calls, users and hooks as Stream's SDKs ask for them, and health.
 
 Each path exists twice: for client SDKs (``/video``, RFC 3339 times) and for server SDKs
 (``/api/v2/video``, integer nanoseconds); ``http.answer`` knows which is which.
@@ -6,24 +6,26 @@ Each path exists twice: for client SDKs (``/video``, RFC 3339 times) and for ser
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from relay import http
-from relay.api import calls, courtesy, events, health, users
-from relay.api.context import Context, Watches
+from relay.api import app, calls, courtesy, events, health, users
+from relay.api.context import Context, Receivers, Watches
 from relay.api.health import Probe
+from relay.api.hooks_file import HooksFile
 from relay.api.page import page_routes
 from relay.broker import Store
 from relay.doors import Door
 from relay.events import CUSTOM_LIMIT
+from relay.forwarded import Network
 from relay.http import Clock
 from relay.tokens import Keys
 
-__all__ = ["Probe", "Watches", "page_routes", "routes"]
+__all__ = ["HooksFile", "Probe", "Receivers", "Watches", "page_routes", "routes"]
 
 _Endpoint = Callable[[Context, Request], Awaitable[Response]]
 
@@ -34,12 +36,15 @@ def routes(
     store: Store,
     door: Door,
     watches: Watches,
+    receivers: Receivers,
     clock: Clock,
     ready: Probe,
     custom_limit: int = CUSTOM_LIMIT,
     max_bytes: int = 1_048_576,
     strict_calls: bool = False,
     guests: bool = True,
+    hook_networks: Sequence[Network] = (),
+    aws: bool = True,
 ) -> list[Route]:
     """Return every route of the API.
 
@@ -50,13 +55,19 @@ def routes(
         store=store,
         door=door,
         watches=watches,
+        receivers=receivers,
         clock=clock,
         custom_limit=custom_limit,
         max_bytes=max_bytes,
         strict_calls=strict_calls,
         guests=guests,
+        hook_networks=hook_networks,
+        aws=aws,
     )
     return [
+        _route(context, "/api/v2/app", GET=app.get, PATCH=app.update),
+        _route(context, "/api/v2/check_sqs", POST=app.check_sqs),
+        _route(context, "/api/v2/check_sns", POST=app.check_sns),
         _route(context, "/api/v2/users", POST=users.upsert),
         _route(context, "/api/v2/guest", POST=users.guest),
         _route(context, "/video/guest", POST=users.guest),

@@ -6,6 +6,7 @@ here, each raising the refusal that Stream's SDKs know.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -16,6 +17,8 @@ from relay import events, http, tokens, wire
 from relay.broker import Store
 from relay.doors import Door
 from relay.errors import NotAllowed, Unauthenticated
+from relay.forwarded import Network
+from relay.hooks import Hook
 from relay.http import Clock
 from relay.tokens import Claims, Keys
 
@@ -35,19 +38,48 @@ class Watches(Protocol):
         ...
 
 
+class Checked(Protocol):
+    """What a queue or a topic said: ``error`` None means that it is there."""
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong, in AWS's words."""
+        ...
+
+    @property
+    def data(self) -> dict[str, str]:
+        """What is known of it."""
+        ...
+
+
+class Receivers(Protocol):
+    """The deliveries' side: it can ask whether a hook's queue or topic is there."""
+
+    async def check(self, hook: Hook) -> Checked:
+        """Ask with the hook's credentials; never raises, bounded in time."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The API's collaborators and limits. ``max_bytes`` bounds a request's body."""
+    """The API's collaborators and limits. ``max_bytes`` bounds a request's body.
+
+    ``hook_networks`` may be reached by hooks although they are not public; ``aws`` tells whether
+    SQS and SNS are possible.
+    """
 
     keys: Keys
     store: Store
     door: Door
     watches: Watches
+    receivers: Receivers
     clock: Clock
     custom_limit: int
     max_bytes: int
     strict_calls: bool
     guests: bool
+    hook_networks: Sequence[Network]
+    aws: bool
 
     def claims(self, request: Request) -> Claims:
         """Return who is asking; raises an ``Unauthenticated``, or ``NotAllowed`` for another user.
