@@ -36,7 +36,10 @@ _TOPIC: Final = re.compile(
     r"arn:aws[a-z-]*:sns:(?P<region>[a-z0-9-]+):[0-9]{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?"
 )
 _AWS_QUEUE: Final = re.compile(
-    r"(sqs\.)?(?P<region>[a-z]{2}(-[a-z]+)+-[0-9]+)\.(queue\.)?amazonaws"
+    r"(?:sqs\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-[0-9]+)\.(?:queue\.)?amazonaws\.com(?:\.cn)?"
+)
+_AWS_PRIVATE_QUEUE: Final = re.compile(
+    r".+\.sqs\.(?P<region>[a-z0-9-]+)\.vpce\.amazonaws\.com(?:\.cn)?"
 )
 
 _FLAT: Final = {
@@ -232,9 +235,18 @@ def check_url(value: str, path: str, networks: Sequence[Network] | None) -> Spli
 
 
 def region_of_queue(url: str) -> str:
-    """Return the region in the URL of an AWS queue, an empty string when it is another's."""
-    found = _AWS_QUEUE.match(urlsplit(url).hostname or "")
-    return found["region"] if found else ""
+    """Return the region in the URL of an AWS queue; any will do for another's."""
+    host = urlsplit(url).hostname or ""
+    found = _AWS_QUEUE.fullmatch(host) or _AWS_PRIVATE_QUEUE.fullmatch(host)
+    return found["region"] if found else "us-east-1"
+
+
+def endpoint_of_queue(url: str) -> str:
+    """Return where a queue is asked for: '' for AWS's own address, else the queue URL's server."""
+    parts = urlsplit(url)
+    if _AWS_QUEUE.fullmatch(parts.hostname or ""):
+        return ""
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def region_of_topic(arn: str, path: str) -> str:

@@ -130,7 +130,10 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             getattr(self, f"{name}_{part}")
             for part in ("auth_type", "key", "secret", "role_arn", "region")
         )
-        return Aws(target, region, auth_type, key, secret, role_arn, self.endpoint_url)
+        endpoint = self.endpoint_url
+        if not endpoint and self.hook_type is HookType.SQS:
+            endpoint = hook_fields.endpoint_of_queue(target)
+        return Aws(target, region, auth_type, key, secret, role_arn, endpoint)
 
 
 class Hooks(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -382,12 +385,9 @@ def _check_aws(hook: Hook, path: str, rules: Rules, region: str) -> Hook:
     if keyed and not (aws.key and aws.secret):
         missing = "secret" if aws.key else "key"
         raise BadInput(f"{path}.{name}_{missing} is missing: {name}_auth_type 'keys' needs both")
-    found = aws.region or region
-    if not found:
-        raise BadInput(f"{path}.{name}_region is missing, and the address does not tell it")
     auth_type = AuthType.KEYS if keyed else AuthType.RESOURCE
     return msgspec.structs.replace(
-        hook, **{f"{name}_region": found, f"{name}_auth_type": auth_type}
+        hook, **{f"{name}_region": aws.region or region, f"{name}_auth_type": auth_type}
     )
 
 

@@ -195,12 +195,30 @@ def test_aws_writes_the_region_into_the_address(url: str, region: str) -> None:
     assert one({"hook_type": "sqs", "sqs_queue_url": url}).aws.region == region
 
 
+@pytest.mark.parametrize(
+    ("url", "region", "endpoint"),
+    [
+        (QUEUE, "eu-central-1", ""),
+        ("https://vpce-1-x.sqs.eu-west-3.vpce.amazonaws.com/1/q", "eu-west-3",
+         "https://vpce-1-x.sqs.eu-west-3.vpce.amazonaws.com"),
+        ("https://mq.example:9324/1/q", "us-east-1", "https://mq.example:9324"),
+        ("https://sqs.eu-west-1.amazonaws.com.evil.example/1/q", "us-east-1",
+         "https://sqs.eu-west-1.amazonaws.com.evil.example"),
+    ],
+)  # fmt: skip
+def test_a_queue_that_is_not_at_awss_own_address_is_asked_for_where_it_is(
+    url: str, region: str, endpoint: str
+) -> None:
+    aws = one({**SQS, "sqs_queue_url": url}).aws
+    assert (aws.region, aws.endpoint_url) == (region, endpoint)
+
+
 def test_a_server_of_ones_own_speaks_sqs_and_sns() -> None:
     local = {"endpoint_url": "http://10.0.0.5:9324", "sqs_queue_url": "http://localhost:9324/0/q"}
-    entry = {**SQS, **local, "sqs_region": "us-east-1"}
-    assert one(entry, allow="10.0.0.0/8").aws.endpoint_url == "http://10.0.0.5:9324"
+    entry = {**SQS, **local, "sqs_region": "eu-north-1"}
+    aws = one(entry, allow="10.0.0.0/8").aws
+    assert (aws.endpoint_url, aws.region) == ("http://10.0.0.5:9324", "eu-north-1")
     assert "event_hooks[0].endpoint_url: 10.0.0.5" in refusal(entry)
-    assert "sqs_region is missing" in refusal({**SQS, **local}, allow="10.0.0.0/8")
 
 
 # -- refusals name the field ----------------------------------------------------------------------
