@@ -275,6 +275,13 @@ class Outbox(Protocol):
         """
         ...
 
+    async def inform(self, lease: Lease, hooks: HookList) -> None:
+        """Let the publish step of a partition know of hooks that it has not been told of.
+
+        ``save_hooks`` tells every partition; this is for one that was cut off, or forgotten.
+        """
+        ...
+
     async def give_back(self, lease: Lease) -> None:
         """Let another process have it at once. A lease that was lost is none of our business."""
         ...

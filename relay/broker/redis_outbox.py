@@ -18,6 +18,7 @@ from relay.broker import (
     Changes,
     DeadLetter,
     Due,
+    HookList,
     Key,
     Lease,
     LeaseLost,
@@ -90,6 +91,13 @@ class RedisOutbox:
         if held.decode() != token:
             await self._wakes.subscribe(str(partition))
         return Lease(partition, held.decode(), int(version), int(top), length)
+
+    async def inform(self, lease: Lease, hooks: HookList) -> None:
+        """Let the publish step of a partition know of hooks that it has not been told of."""
+        keys = self._keys[lease.partition]
+        await self._redis.run(
+            scripts.OUT_HOOKS, [keys.state, keys.wake], hooks.version, hooks.wanted()
+        )
 
     async def give_back(self, lease: Lease) -> None:
         """Let another process have it at once."""
