@@ -17,6 +17,7 @@ from relay.api import app, calls, courtesy, events, health, users
 from relay.api.context import Context, Receivers, Watches
 from relay.api.health import Probe
 from relay.api.hooks_file import HooksFile
+from relay.api.operators import operator_routes
 from relay.api.page import page_routes
 from relay.broker import Store
 from relay.doors import Door
@@ -25,7 +26,7 @@ from relay.forwarded import Network
 from relay.http import Clock
 from relay.tokens import Keys
 
-__all__ = ["HooksFile", "Probe", "Receivers", "Watches", "page_routes", "routes"]
+__all__ = ["HooksFile", "Probe", "Receivers", "Watches", "operator_routes", "page_routes", "routes"]
 
 _Endpoint = Callable[[Context, Request], Awaitable[Response]]
 
