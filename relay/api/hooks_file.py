@@ -33,7 +33,7 @@ class HooksFile:
         self._rules = rules
         self._entries = _read(path) if path else []
         try:
-            hooks.with_file(Hooks(), self._entries, rules)
+            self.count = len(hooks.with_file(Hooks(), self._entries, rules).hooks)
         except BadInput as error:
             raise SettingsError(f"{path}: {error.message}") from None
 
