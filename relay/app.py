@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import uuid4
@@ -14,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from relay import api, egress, forwarded, hooks, http, ingress, metrics
+from relay.api.health import Remark
 from relay.broker import Broker, Inbox, Limits, Outbox, Store, Unavailable
 from relay.doors import Door
 from relay.gateway.hub import Hub
@@ -51,6 +54,16 @@ class App:
             clock=time.time_ns,
             networks=self._hook_networks,
         )
+        self._dispatcher = egress.Dispatcher(
+            outbox=self._outbox,
+            store=self._store,
+            nodes=self._broker.nodes,
+            node=self._broker.node,
+            sink=self._sink,
+            rng=Random(),  # noqa: S311 - jitter, not secrets
+            attempts=settings.hook_attempts,
+            restore=partial(self._hooks_file.apply, self._store),
+        )
         self._draining = False
         self.sockets = self._sockets()
         self.asgi = self._asgi(demo)
@@ -61,6 +74,7 @@ class App:
         await self._hooks_file.apply(self._store)
         await self._hub.start()
         await self.sockets.start()
+        await self._dispatcher.start()
         if self._ingest is not None:
             self._ingest.start()
 
@@ -71,9 +85,10 @@ class App:
         )
 
     async def drain(self) -> None:
-        """Turn unready and let the sockets go."""
+        """Turn unready, let the sockets go, and finish the deliveries that are under way."""
         self._draining = True
-        await self.sockets.drain(self._settings.drain_timeout)
+        limit_s = self._settings.drain_timeout
+        await asyncio.gather(self.sockets.drain(limit_s), self._dispatcher.drain(limit_s))
 
     async def aclose(self) -> None:
         """End everything that ``start`` began."""
@@ -81,7 +96,7 @@ class App:
             await self._ingest.aclose()
         await self.sockets.aclose()
         await self._hub.aclose()
-        await self._sink.aclose()
+        await self._dispatcher.aclose()
         await self._broker.aclose()
 
     # -- wiring -----------------------------------------------------------------------------------
@@ -128,7 +143,12 @@ class App:
 
     def _asgi(self, demo: bool) -> ASGIApp:
         starlette = Starlette(
-            routes=[*self._webhook_routes(), *self._api_routes(), *self._page_routes(demo)],
+            routes=[
+                *self._webhook_routes(),
+                *self._api_routes(),
+                *self._operator_routes(),
+                *self._page_routes(demo),
+            ],
             exception_handlers=http.exception_handlers(),
         )
         # A path is what it is: a redirect would drop the body, and is no answer in six keys.
@@ -168,6 +188,16 @@ class App:
             aws=egress.has_aws(),
         )
 
+    def _operator_routes(self) -> list[Route]:
+        return api.operator_routes(
+            store=self._store,
+            outbox=self._outbox,
+            troubles=self._dispatcher.troubles,
+            clock=time.time_ns,
+            token=self._settings.admin_token,
+            door=Door("api", self._broker),
+        )
+
     def _page_routes(self, demo: bool) -> list[Route]:
         return api.page_routes(self._settings.api_key if demo else None)
 
@@ -181,6 +211,8 @@ class App:
         except Unavailable as error:
             problems["broker"] = error.message
         metrics.REDIS_UP.set(problems["broker"] is None)
+        for hook_id, trouble in self._dispatcher.troubles().items():
+            problems[f"hook {hook_id}"] = Remark(trouble)
         return problems
 
 

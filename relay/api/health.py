@@ -11,8 +11,18 @@ from starlette.routing import Route
 from relay import http, metrics
 from relay.errors import Unavailable
 
+
+class Remark(str):
+    """Something an operator should look at although it keeps the process from nothing."""
+
+    __slots__ = ()
+
+
 Probe = Callable[[], Awaitable[Mapping[str, str | None]]]
-"""Returns what is checked, by name: None when it is well, else what is wrong. Bounded in time."""
+"""Returns what is checked, by name: None when it is well, else what is wrong. Bounded in time.
+
+A ``Remark`` is shown, and leaves the process ready.
+"""
 
 
 def routes(ready: Probe) -> list[Route]:
@@ -23,8 +33,12 @@ def routes(ready: Probe) -> list[Route]:
 
     async def readyz(request: Request) -> Response:
         problems = await ready()
-        checks = {name: problem or "ok" for name, problem in problems.items()}
-        bad = [f"{name}: {problem}" for name, problem in problems.items() if problem]
+        checks = {name: str(problem or "ok") for name, problem in problems.items()}
+        bad = [
+            f"{name}: {problem}"
+            for name, problem in problems.items()
+            if problem and not isinstance(problem, Remark)
+        ]
         if not bad:
             return http.answer(request, {"status": "ok", "checks": checks})
         error = Unavailable("not ready: " + "; ".join(bad), retry_after=1)

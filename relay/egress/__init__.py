@@ -1,5 +1,6 @@
 """Deliveries out: what is owed to hooks, tried by sinks under the retry table."""
 
 from relay.egress.any_sink import AnySink, has_aws
+from relay.egress.dispatcher import Dispatcher
 
-__all__ = ["AnySink", "has_aws"]
+__all__ = ["AnySink", "Dispatcher", "has_aws"]

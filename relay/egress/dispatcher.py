@@ -34,7 +34,10 @@ ROUNDS_PER_LEASE: Final = 4
 
 
 class Dispatcher:
-    """Delivers what is owed. ``nodes`` returns the processes that are alive, ``node`` is ours."""
+    """Delivers what is owed. ``nodes`` returns the processes that are alive, ``node`` is ours.
+
+    ``restore`` is called when Redis has forgotten the hooks: those of the operator's file return.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Dispatcher:
         rng: Random,
         timers: Timers | None = None,
         attempts: int = ATTEMPTS_AT_ONCE,
+        restore: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.outbox = outbox
         self.timers: Timers = timers or LoopTimers()
@@ -58,6 +62,7 @@ class Dispatcher:
         self._nodes = nodes
         self._node = node
         self._sink = sink
+        self._restore = restore
         self._lanes: dict[str, Lane] = {}
         self._hungry: dict[Lane, None] = {}
         self._partitions: dict[int, Partition] = {}
@@ -113,6 +118,10 @@ class Dispatcher:
         """Read the hooks anew; the lanes are then those of the new list."""
         async with self._refreshing:
             hooks = await self._store.hooks()
+            if hooks.version < self.hooks.version and self._restore is not None:
+                log.error("the hooks were forgotten: those of the file are set again")
+                await self._restore()
+                hooks = await self._store.hooks()
             if hooks.version != self.hooks.version:
                 self._adopt(hooks)
 

@@ -37,7 +37,7 @@ def routes(
         if accepted.event is None:
             ignored.inc()
             return http.answer(request, {"status": "ignored", "event_id": accepted.event_id})
-        publication = await http.publish(request, door, accepted.event)
+        publication = await http.publish(request, door, accepted.event, accepted.origins)
         status = "duplicate" if publication.duplicate else "published"
         return http.answer(request, {"status": status, **http.position_fields(publication)})
 

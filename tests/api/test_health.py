@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from relay.api.health import Remark
 from tests.bad_input import SIX_KEYS
 from tests.edges import Edges
 
@@ -30,6 +31,13 @@ async def test_a_process_that_is_not_ready_says_why(relay: Edges) -> None:
     assert response.json()["checks"] == {"redis": "does not answer", "policy": "ok"}
     assert response.json()["message"] == "not ready: redis: does not answer"
     assert response.headers["retry-after"] == "1"
+
+
+async def test_a_remark_is_shown_and_leaves_the_process_ready(relay: Edges) -> None:
+    relay.problems |= {"redis": None, "hook one": Remark("keeps failing")}
+    response = await relay.client.get("/readyz")
+    assert (response.status_code, response.json()["status"]) == (200, "ok")
+    assert response.json()["checks"] == {"redis": "ok", "hook one": "keeps failing"}
 
 
 async def test_what_is_counted_is_shown_to_prometheus(relay: Edges) -> None:

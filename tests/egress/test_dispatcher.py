@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relay.broker import Limits, Reason, Replayed, Span, Tried
+from relay.broker import HookList, Limits, Reason, Replayed, Span, Tried
 from relay.egress.sinks import Delivery, Result
 from relay.hooks import Hook
 from relay.retry import Outcome
@@ -469,6 +469,15 @@ async def test_waiting_deliveries_of_a_removed_hook_are_dropped(rig: Works) -> N
     await rig.timers.advance(90)
     assert rig.outbox._waiting == {}
     assert len(rig.sink.attempts) == 3
+
+
+async def test_hooks_of_the_file_return_when_all_were_forgotten(rig: Works) -> None:
+    rig.file = [hook("file")]
+    await rig.start(hook("file"), hook("other"))
+    rig.outbox._hooks = HookList()
+    await rig.timers.advance(2.5)
+    await rig.publish(1)
+    assert [hook_id for _, hook_id, _, _ in rig.sink.attempts] == ["file"]
 
 
 # -- bounds -----------------------------------------------------------------------------------

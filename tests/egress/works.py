@@ -159,6 +159,7 @@ class Works:
         self.store = MemoryStore(self.outbox)
         self.sink = Sink(self.timers)
         self.nodes = {"here"}
+        self.file: list[Hook] = []
         self.dispatcher = self._dispatcher()
 
     def _dispatcher(self, attempts: int = 2000) -> Dispatcher:
@@ -174,7 +175,12 @@ class Works:
             rng=Random(1),
             timers=self.timers,
             attempts=attempts,
+            restore=self._restore,
         )
+
+    async def _restore(self) -> None:
+        if self.file:
+            await self.set_hooks(*self.file)
 
     async def set_hooks(self, *hooks: Hook) -> HookList:
         saved = await self.store.save_hooks(
