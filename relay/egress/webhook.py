@@ -28,16 +28,14 @@ from relay.retry import Outcome
 
 log = logs.get(__name__)
 
-KEEP_ALIVE_S: Final = 30.0
-"""How long an idle connection is kept."""
+KEEP_ALIVE_S: Final = 4.0
+"""How long an idle connection is kept: less than most servers do (Node.js and Apache: 5 s)."""
 DRAINED_BYTES: Final = 65_536
 """How much of an answer is read to keep the connection; a longer one costs it."""
 ANSWER_S: Final = 0.5
 """How long the rest of an answer may take once its head is in, inside the attempt's own limit."""
 CLOSING_S: Final = 0.01
 """How long before an attempt's end the reading of an answer ends."""
-STALE_TRIES: Final = 3
-"""Kept connections that may turn out closed before one attempt gives up on finding an open one."""
 _GZIP_LEVEL: Final = 6
 
 
@@ -55,7 +53,8 @@ class WebhookSink:
         self._standard_secret = signing.standard_secret(secret)
         self._clock = clock
         self._make_socket = guard.sockets(networks)
-        self._opened: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._broken = _Lately()
 
     async def send(self, hook: Hook, delivery: Delivery, limit_s: float) -> Result:
         """Try once. Never raises but ``CancelledError``; ends within ``limit_s`` seconds."""
@@ -78,30 +77,37 @@ class WebhookSink:
 
     async def aclose(self) -> None:
         """Let go of every connection."""
-        if self._opened is not None:
-            await self._opened.close()
-            self._opened = None
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
 
     async def _post(self, hook: Hook, delivery: Delivery, ends: float) -> Result:
-        """Post over a kept connection, or over another one when the receiver had closed it.
+        """Post over a kept connection; over a new one when a kept one has just failed.
 
-        A receiver may close an idle connection just as the request is on its way. That is no answer
-        of its, so it costs no attempt; should it have read the request, the id tells.
+        A receiver may close an idle connection just as a request is on its way. That looks like one
+        that breaks off, so it costs an attempt; the next attempt must not meet with it again.
         """
-        url, (body, headers) = _url(hook.webhook_url), self._message(hook, delivery)
-        for _ in range(STALE_TRIES):
-            trace = _Trace()
-            try:
-                return await self._ask(url, body, headers, trace, ends)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not trace.reused:
-                    raise
-        return await self._ask(url, body, headers, _Trace(), ends)
+        url = _url(hook.webhook_url)
+        body, headers = self._message(hook, delivery)
+        trace = _Trace()
+        kept = delivery.attempt == 1 or not self._broken.has(url.raw_authority)
+        try:
+            return await self._ask(self._session(kept), url, body, headers, trace, ends)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if trace.reused:
+                self._broken.note(url.raw_authority)
+            raise
 
     async def _ask(
-        self, url: URL, body: bytes, headers: dict[str, str], trace: _Trace, ends: float
+        self,
+        session: aiohttp.ClientSession,
+        url: URL,
+        body: bytes,
+        headers: dict[str, str],
+        trace: _Trace,
+        ends: float,
     ) -> Result:
-        async with self._session().post(
+        async with session.post(
             url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=trace
         ) as response:
             return Result(
@@ -139,15 +145,17 @@ class WebhookSink:
             ),
         }
 
-    def _session(self) -> aiohttp.ClientSession:
-        if self._opened is None:
-            self._opened = self._open()
-        return self._opened
+    def _session(self, kept: bool) -> aiohttp.ClientSession:
+        """Return the session whose connections are ``kept``, or the one that makes new ones."""
+        if kept not in self._sessions:
+            self._sessions[kept] = self._open(kept)
+        return self._sessions[kept]
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self, kept: bool) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             limit=0,  # a receiver that is slow must not keep the others' connections from them
-            keepalive_timeout=KEEP_ALIVE_S,
+            keepalive_timeout=KEEP_ALIVE_S if kept else None,
+            force_close=not kept,
             ssl=ssl.create_default_context(),  # SSL_CERT_FILE names an authority of one's own
             socket_factory=self._make_socket,
         )
@@ -160,6 +168,26 @@ class WebhookSink:
             headers={"User-Agent": f"relay/{__version__}", "Accept-Encoding": "identity"},
             trace_configs=[_watched()],
         )
+
+
+class _Lately:
+    """Receivers of which a kept connection broke in the time that a delivery's attempts take."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def note(self, receiver: str) -> None:
+        """Note that it happened now."""
+        now = asyncio.get_running_loop().time()
+        self._until.pop(receiver, None)
+        self._until[receiver] = now + retry.BUDGET_S
+        while next(iter(self._until.values())) <= now:
+            del self._until[next(iter(self._until))]
+
+    def has(self, receiver: str) -> bool:
+        """Tell whether it happened lately."""
+        until = self._until.get(receiver)
+        return until is not None and asyncio.get_running_loop().time() < until
 
 
 class _Trace:

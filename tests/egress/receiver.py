@@ -1,6 +1,7 @@
 """A receiver of webhooks on a real socket that answers as it is told, or misbehaves.
 
 ``answers`` is what it does with one request after another; the last one stays for all that follow.
+``by_path`` has the same for single paths.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class Receiver:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.answers: list[Answer] = [status(200)]
+        self.by_path: dict[str, list[Answer]] = {}
         self.connections = 0
         self.url = ""
         self._news = asyncio.Event()
@@ -144,7 +146,8 @@ class Receiver:
             while (request := await _read(peer.reader, number)) is not None:
                 self.requests.append(request)
                 self._news.set()
-                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                answers = self.by_path.get(request.target, self.answers)
+                answer = answers.pop(0) if len(answers) > 1 else answers[0]
                 if not await answer(peer):
                     return
         except (ConnectionError, asyncio.IncompleteReadError):

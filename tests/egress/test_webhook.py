@@ -237,21 +237,43 @@ async def test_connections_are_kept() -> None:
     assert [request.connection for request in receiver.requests] == [0] * 5
 
 
-async def test_a_kept_connection_that_turns_out_closed_costs_no_attempt() -> None:
+async def test_after_a_kept_connection_broke_the_next_attempt_takes_a_new_one() -> None:
     async with receiving() as receiver, sink() as webhooks:
-        receiver.answers = [status(200), receivers.reset, status(200)]
-        first = await webhooks.send(hook(receiver.url), delivery(delivery_id="d1"), LIMIT_S)
-        second = await webhooks.send(hook(receiver.url), delivery(delivery_id="d2"), LIMIT_S)
-    assert (first.outcome, second.outcome) == (Outcome.DELIVERED, Outcome.DELIVERED)
-    seen = [(r.headers["x-webhook-id"], r.connection) for r in receiver.requests]
-    assert seen == [("d1", 0), ("d2", 0), ("d2", 1)]
+        receiver.answers = [status(200), status(200), receivers.reset, status(200)]
+        to = hook(receiver.url)
+        both = [webhooks.send(to, delivery(), LIMIT_S) for _ in range(2)]
+        await asyncio.gather(*both)  # two connections are kept now
+        first = await webhooks.send(to, delivery(attempt=1), LIMIT_S)
+        second = await webhooks.send(to, delivery(attempt=2), LIMIT_S)
+        third = await webhooks.send(to, delivery(attempt=1), LIMIT_S)
+    assert (first.outcome, second.outcome) == (Outcome.NETWORK, Outcome.DELIVERED)
+    assert third.outcome is Outcome.DELIVERED
+    attempts = [(r.headers["x-webhook-attempt"], r.connection) for r in receiver.requests[2:]]
+    assert [attempt for attempt, _ in attempts] == ["1", "2", "1"]
+    connections = [connection for _, connection in attempts]
+    assert connections[0] in (0, 1)
+    assert connections[1] == 2
+    assert connections[2] in (0, 1)
+
+
+async def test_a_receiver_that_breaks_off_sees_each_attempt_once() -> None:
+    async with receiving() as receiver, sink() as webhooks:
+        receiver.answers = [status(200), receivers.reset]
+        for attempt in (1, 1, 2):
+            await webhooks.send(hook(receiver.url), delivery(attempt=attempt), LIMIT_S)
+    assert [r.headers["x-webhook-attempt"] for r in receiver.requests] == ["1", "1", "2"]
 
 
 async def test_a_receiver_that_closes_after_every_answer_loses_nothing() -> None:
     async with receiving() as receiver, sink() as webhooks:
         receiver.answers = [receivers.close_after]
-        results = [await webhooks.send(hook(receiver.url), delivery(), LIMIT_S) for _ in range(20)]
-    assert {result.outcome for result in results} == {Outcome.DELIVERED}
+        for _ in range(20):
+            attempt, outcome = 0, Outcome.NETWORK
+            while outcome is not Outcome.DELIVERED:
+                attempt += 1
+                assert attempt <= 2
+                result = await webhooks.send(hook(receiver.url), delivery(attempt=attempt), LIMIT_S)
+                outcome = result.outcome
 
 
 async def test_a_slow_receiver_does_not_delay_another() -> None:
