@@ -89,7 +89,8 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: int = 0
     updated_at: int = 0
     ordered: bool = False
-    """Deliveries of one call one after another, in the order of their publication."""
+    """Deliveries of one call one after another, in the order of their publication; FIFO queues and
+    topics always."""
     timestamps: Timestamps = Timestamps.RFC3339
     compression: bool | None = None
     """Whether bodies are compressed by gzip; None: as the app's setting says."""
@@ -120,6 +121,11 @@ class Hook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def timeout_s(self) -> float:
         """How long one attempt may take, in seconds."""
         return self.timeout_ms / 1000
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether its queue or topic keeps the order of each message group."""
+        return self.aws.target.endswith(".fifo")
 
     @property
     def aws(self) -> Aws:
@@ -290,7 +296,13 @@ def _read(entry: Mapping[str, Any], path: str, start: Hook, old: Hook | None, ru
     hook_type = _hook_type(entry.get("hook_type"), f"{path}.hook_type")
     hook = msgspec.structs.replace(start, **fields, hook_type=hook_type)
     hook = _with_secrets(hook, old, path)
-    return _CHECKS[hook_type](hook, path, rules)
+    hook = _CHECKS[hook_type](hook, path, rules)
+    if hook.ordered and hook.retry_schedule:
+        raise BadInput(
+            f"{path}.retry_schedule must be empty where the order is kept: by then later events "
+            "of the call have been delivered"
+        )
+    return hook
 
 
 def _hook_type(value: object, path: str) -> HookType:
@@ -387,7 +399,9 @@ def _check_aws(hook: Hook, path: str, rules: Rules, region: str) -> Hook:
         raise BadInput(f"{path}.{name}_{missing} is missing: {name}_auth_type 'keys' needs both")
     auth_type = AuthType.KEYS if keyed else AuthType.RESOURCE
     return msgspec.structs.replace(
-        hook, **{f"{name}_region": aws.region or region, f"{name}_auth_type": auth_type}
+        hook,
+        ordered=hook.ordered or hook.is_fifo,
+        **{f"{name}_region": aws.region or region, f"{name}_auth_type": auth_type},
     )
 
 

@@ -79,25 +79,21 @@ def test_what_a_request_does_not_name_stays() -> None:
 
 
 def test_a_hook_that_comes_back_as_it_was_shown_is_the_same_hook() -> None:
-    before = patch([WEBHOOK, SQS, SNS, {**WEBHOOK, "ordered": True, "retry_schedule": [60]}])
+    before = patch([WEBHOOK, SQS, SNS, {**WEBHOOK, "retry_schedule": [60]}])
     shown = [hooks.shown(hook) for hook in before.hooks]
     assert patch(shown, before, now_ns=NOW_NS + 5) == before
 
 
 def test_the_relays_own_fields_stay_on_a_hook_that_an_sdk_cannot_describe_in_full() -> None:
-    own = {
-        "ordered": True,
-        "timestamps": "nanoseconds",
-        "retry_schedule": [60],
-        "compression": True,
-    }
+    own = {"timestamps": "nanoseconds", "retry_schedule": [60], "compression": True}
     before = patch([{**WEBHOOK, **own, "event_types": ["custom"]}])
     [hook] = patch([{**WEBHOOK, "id": "id1"}], before).hooks
-    assert (hook.ordered, hook.timestamps, hook.retry_schedule) == (True, "nanoseconds", (60,))
+    assert (hook.timestamps, hook.retry_schedule) == ("nanoseconds", (60,))
     assert hook.gzip
     assert hook.event_types == ()  # Stream's own field: absent means every type
-    [hook] = patch([{**WEBHOOK, "id": "id1", "ordered": False, "compression": None}], before).hooks
-    assert (hook.ordered, hook.gzip) == (False, False)
+    again = {**WEBHOOK, "id": "id1", "retry_schedule": [], "compression": None}
+    [hook] = patch([again], before).hooks
+    assert (hook.retry_schedule, hook.gzip) == ((), False)
 
 
 def test_an_id_stands_once_in_a_list() -> None:
@@ -213,6 +209,15 @@ def test_a_queue_that_is_not_at_awss_own_address_is_asked_for_where_it_is(
     assert (aws.region, aws.endpoint_url) == (region, endpoint)
 
 
+@pytest.mark.parametrize(
+    "entry", [{**SQS, "sqs_queue_url": f"{QUEUE}.fifo"}, {**SNS, "sns_topic_arn": f"{TOPIC}.fifo"}]
+)
+def test_fifo_queues_and_topics_get_each_calls_events_in_order(entry: dict[str, Any]) -> None:
+    assert one(entry).ordered
+    assert "retry_schedule must be empty" in refusal({**entry, "retry_schedule": [60]})
+    assert not one(SQS).ordered
+
+
 def test_a_server_of_ones_own_speaks_sqs_and_sns() -> None:
     local = {"endpoint_url": "http://10.0.0.5:9324", "sqs_queue_url": "http://localhost:9324/0/q"}
     entry = {**SQS, **local, "sqs_region": "eu-north-1"}
@@ -249,6 +254,10 @@ def test_a_server_of_ones_own_speaks_sqs_and_sns() -> None:
         ({**WEBHOOK, "retry_schedule": [59]}, "event_hooks[0].retry_schedule[0] must be 60 to"),
         ({**WEBHOOK, "retry_schedule": [60, None]}, "event_hooks[0].retry_schedule[1] must be"),
         ({**WEBHOOK, "retry_schedule": [60] * 21}, "event_hooks[0].retry_schedule must be a list"),
+        (
+            {**WEBHOOK, "retry_schedule": [60], "ordered": True},
+            "event_hooks[0].retry_schedule must be empty where the order is kept",
+        ),
         ({**WEBHOOK, "pending_limit": 0}, "event_hooks[0].pending_limit must be 1 to 1000000"),
         ({**WEBHOOK, "failover_config": {"mode": "s3"}}, "event_hooks[0].failover_config is not"),
         (

@@ -64,18 +64,13 @@ def message(hook: Hook, delivery: Delivery) -> str:
     return base64.b64encode(body).decode()
 
 
-def is_fifo(hook: Hook) -> bool:
-    """Tell whether a queue or a topic keeps the order of each message group."""
-    return hook.aws.target.endswith(".fifo")
-
-
 def fifo_fields(hook: Hook, delivery: Delivery) -> dict[str, str]:
     """Return where a delivery stands in a FIFO queue, in its call's order and once; else nothing.
 
     The id is the delivery's: an event's id is its sender's choice, and two senders who choose alike
     must not lose an event of theirs.
     """
-    if not is_fifo(hook):
+    if not hook.is_fifo:
         return {}
     group = delivery.cid
     if len(group) > GROUP_CHARACTERS:
@@ -308,7 +303,7 @@ class BatchSink:
     def _queue(self, hook: Hook, item: Item) -> None:
         lane = self._lanes.get(hook)
         if lane is None:
-            lane = self._lanes[hook] = _Lane(1 if is_fifo(hook) else LANE_BATCHES)
+            lane = self._lanes[hook] = _Lane(1 if hook.is_fifo else LANE_BATCHES)
         lane.waiting.append(item)
         if lane.free:
             lane.free -= 1
@@ -325,7 +320,7 @@ class BatchSink:
                         item.result.set_result(result)
         finally:
             lane.free += 1
-            if lane.free == (1 if is_fifo(hook) else LANE_BATCHES):
+            if lane.free == (1 if hook.is_fifo else LANE_BATCHES):
                 self._lanes.pop(hook, None)
 
     async def _try(self, hook: Hook, batch: Sequence[Item]) -> Sequence[Result]:
