@@ -57,8 +57,6 @@ class App:
         self._dispatcher = egress.Dispatcher(
             outbox=self._outbox,
             store=self._store,
-            nodes=self._broker.nodes,
-            node=self._broker.node,
             sink=self._sink,
             rng=Random(),  # noqa: S311 - jitter, not secrets
             attempts=settings.hook_attempts,

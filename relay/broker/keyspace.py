@@ -66,6 +66,7 @@ class Keyspace:
         self.ingest = f"{prefix}ingest"
         self.ingest_lease = f"{prefix}ingest:lease"
         self.nodes = f"{prefix}nodes"
+        self.deliverers = f"{prefix}deliverers"
         self.partitions_key = f"{prefix}partitions"
         self.hooks = f"{prefix}hooks"
         self.partitions = partitions

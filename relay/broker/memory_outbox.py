@@ -135,11 +135,23 @@ class MemoryOutbox:
 
     # -- leases ---------------------------------------------------------------------------------
 
+    node: Final = "here"
+
+    async def join(self) -> frozenset[str]:
+        """Return the processes that deliver: this one."""
+        return frozenset((self.node,))
+
+    async def leave(self) -> None:
+        """Tell nobody: there is nobody else."""
+
     async def lease(self, partition: int, token: str = "") -> Lease | None:
         """Take the partition, or renew its lease. There is nobody else to have it."""
         if not token or token != self._token:
             self._token = str(next(self._leases))
-        return Lease(partition, self._token, self._hooks.version, self._top, len(self._entries))
+        return Lease(
+            partition, self._token, self._hooks.version, self._top, len(self._entries),
+            len(self._waiting),
+        )  # fmt: skip
 
     async def inform(self, lease: Lease, hooks: HookList) -> None:
         """Do nothing: the publish step looks at the hooks themselves."""

@@ -167,7 +167,7 @@ class Lease(msgspec.Struct, frozen=True):
     """The right to deliver a partition, and how things stood when it was taken or renewed.
 
     ``hooks_version`` is what the publish step knows there, ``top`` the last entry's number,
-    ``length`` how many entries lie there.
+    ``length`` how many entries lie there, ``waiting`` how many deliveries wait.
     """
 
     partition: int
@@ -175,6 +175,7 @@ class Lease(msgspec.Struct, frozen=True):
     hooks_version: int = 0
     top: int = 0
     length: int = 0
+    waiting: int = 0
 
 
 class Key(NamedTuple):
@@ -256,8 +257,8 @@ class Outbox(Protocol):
     async def start(self, woken: Callable[[int], None]) -> None:
         """Connect. ``woken`` gets a leased partition in which something may be new.
 
-        It is only a hint that comes at once: some are lost, so the leaseholder looks by itself now
-        and then.
+        It is only a hint that comes at once: some are lost, so the leaseholder looks at what each
+        renewal of its lease tells.
         """
         ...
 
@@ -266,6 +267,19 @@ class Outbox(Protocol):
         ...
 
     # -- leases ---------------------------------------------------------------------------------
+
+    @property
+    def node(self) -> str:
+        """This process, as ``join`` tells of it."""
+        ...
+
+    async def join(self) -> frozenset[str]:
+        """Say that this process delivers, for as long as a lease lasts; return all that do."""
+        ...
+
+    async def leave(self) -> None:
+        """Say that it no longer does."""
+        ...
 
     async def lease(self, partition: int, token: str = "") -> Lease | None:
         """Take a partition, or renew the lease of ``token``; None while another process has it.

@@ -156,7 +156,11 @@ class RedisBroker:
 
     async def _check_partitions(self) -> None:
         ours = str(self.keyspace.partitions)
-        before = await self.commands.request("SET", self.keyspace.partitions_key, ours, "NX", "GET")
+        key = self.keyspace.partitions_key
+        # Reading first: a Redis that is out of memory takes no SET, whatever it would do.
+        before = await self.commands.request("GET", key)
+        if before is None:
+            before = await self.commands.request("SET", key, ours, "NX", "GET")
         if before is not None and before.decode() != ours:
             raise SettingsError(
                 f"the calls in Redis are spread over {before.decode()} partitions, this relay is "

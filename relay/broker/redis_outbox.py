@@ -51,6 +51,7 @@ class RedisOutbox:
         self._redis = broker.commands
         self._keys = broker.keyspace.outboxes
         self._node = broker.node
+        self._deliverers = broker.keyspace.deliverers
         self._lease_ms = int(lease_s * 1000)
         self._dead_bytes = broker.limits.dead_letter_bytes
         self._wakes = broker.subscriber("wake", WakeChannels(broker.keyspace))
@@ -75,22 +76,30 @@ class RedisOutbox:
 
     # -- leases ---------------------------------------------------------------------------------
 
+    @property
+    def node(self) -> str:
+        """This process's incarnation."""
+        return self._node
+
+    async def join(self) -> frozenset[str]:
+        """Say that this process delivers, for as long as a lease lasts; return all that do."""
+        await self._redis.run(scripts.HEARTBEAT, [self._deliverers], self._node, self._lease_ms)
+        names = await self._redis.run(scripts.NODES, [self._deliverers], self._lease_ms)
+        return frozenset(name.decode() for name in names) | {self._node}
+
+    async def leave(self) -> None:
+        """Say that it no longer does."""
+        await self._redis.request("ZREM", self._deliverers, self._node)
+
     async def lease(self, partition: int, token: str = "") -> Lease | None:
         """Take a partition, or renew the lease of ``token``; None while another process has it."""
-        keys = self._keys[partition]
-        held, version, top, length = await self._redis.run(
-            scripts.OUT_LEASE,
-            [keys.lease, keys.state, keys.entries],
-            self._node,
-            self._lease_ms,
-            token,
-        )
+        held, version, top, length, waiting = await self._lease(partition, self._lease_ms, token)
         if not held:
             self._wakes.unsubscribe(str(partition))
             return None
         if held.decode() != token:
             await self._wakes.subscribe(str(partition))
-        return Lease(partition, held.decode(), int(version), int(top), length)
+        return Lease(partition, held.decode(), int(version), int(top), length, waiting)
 
     async def inform(self, lease: Lease, hooks: HookList) -> None:
         """Let the publish step of a partition know of hooks that it has not been told of."""
@@ -102,9 +111,16 @@ class RedisOutbox:
     async def give_back(self, lease: Lease) -> None:
         """Let another process have it at once."""
         self._wakes.unsubscribe(str(lease.partition))
-        keys = self._keys[lease.partition]
-        await self._redis.run(
-            scripts.OUT_LEASE, [keys.lease, keys.state, keys.entries], self._node, 0, lease.token
+        await self._lease(lease.partition, 0, lease.token)
+
+    async def _lease(self, partition: int, milliseconds: int, token: str) -> Any:
+        keys = self._keys[partition]
+        return await self._redis.run(
+            scripts.OUT_LEASE,
+            [keys.lease, keys.state, keys.entries, keys.waiting_at],
+            self._node,
+            milliseconds,
+            token,
         )
 
     # -- what the leaseholder does --------------------------------------------------------------

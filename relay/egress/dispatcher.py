@@ -1,7 +1,7 @@
 """The dispatcher: this process's share of the outbox, delivered to the hooks.
 
-Partitions are shared out by rendezvous hashing over the processes that are alive, so everybody
-agrees without talking and little moves when one comes or goes. A process takes its own partitions
+Partitions are shared out by rendezvous hashing over the processes that deliver, so everybody agrees
+without talking and little moves when one comes or goes. A process takes its own partitions
 as they become free: at once when they were given back, when the lease has run out otherwise.
 """
 
@@ -34,7 +34,7 @@ ROUNDS_PER_LEASE: Final = 4
 
 
 class Dispatcher:
-    """Delivers what is owed. ``nodes`` returns the processes that are alive, ``node`` is ours.
+    """Delivers what is owed, this process's share of it.
 
     ``restore`` is called when Redis has forgotten the hooks: those of the operator's file return.
     """
@@ -44,8 +44,6 @@ class Dispatcher:
         *,
         outbox: Outbox,
         store: Store,
-        nodes: Callable[[], Awaitable[Collection[str]]],
-        node: str,
         sink: Sink,
         rng: Random,
         timers: Timers | None = None,
@@ -59,8 +57,6 @@ class Dispatcher:
         self.slots = Slots(attempts)
         self.held_bytes = 0
         self._store = store
-        self._nodes = nodes
-        self._node = node
         self._sink = sink
         self._restore = restore
         self._lanes: dict[str, Lane] = {}
@@ -83,6 +79,7 @@ class Dispatcher:
     async def drain(self, limit_s: float) -> None:
         """Begin nothing more, finish what is under way, and give the partitions back."""
         self._is_closing = True
+        await self._say_goodbye()
         self._leave(list(self._partitions.values()))
         if self._handing_over:
             await asyncio.wait(self._handing_over, timeout=limit_s)
@@ -91,6 +88,7 @@ class Dispatcher:
         """End everything at once. What was under way will be repeated, under the same id."""
         self._is_closing = True
         await self._tasks.aclose()
+        await self._say_goodbye()
         for lane in self._lanes.values():
             await lane.aclose()
         for partition in (*self._partitions.values(), *self._leaving.values()):
@@ -98,6 +96,13 @@ class Dispatcher:
             await self._give_back(partition.lease)
         await self._sink.aclose()
         await self.outbox.aclose()
+
+    async def _say_goodbye(self) -> None:
+        """Let the others share out anew, at their next look around."""
+        try:
+            await self.outbox.leave()
+        except Unavailable as error:
+            log.info("left without a goodbye", reason=error.message)
 
     def troubles(self) -> Mapping[str, str]:
         """Return what an operator should look at, by the hook's id."""
@@ -183,7 +188,7 @@ class Dispatcher:
             self._tasks.spawn(self._round())
 
     async def _look_around(self) -> None:
-        mine = shares(await self._nodes(), self.outbox.partitions)[self._node]
+        mine = shares(await self.outbox.join(), self.outbox.partitions)[self.outbox.node]
         self._leave([each for number, each in self._partitions.items() if number not in mine])
         await asyncio.gather(*map(self._renew, [*self._partitions.values()]))
         await self.refresh()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 MOST_LOST: Final = 5
 """Attempts of which the relay died: after these a delivery is taken for what kills it."""
 ANSWER_CHARS: Final = 512
-UNSEEN_MS: Final = 60_000
-"""For how long a waiting delivery whose attempt has begun is no one else's."""
 
 
 class Job:

@@ -31,7 +31,7 @@ from relay.broker import (
     Waiting,
 )
 from relay.broker.rules import PAGE_BYTES
-from relay.egress.jobs import UNSEEN_MS, Job
+from relay.egress.jobs import Job
 from relay.egress.ledger import Ledger
 from relay.egress.timers import Handle, Timers
 from relay.hooks import Hook
@@ -215,8 +215,10 @@ class Partition:
         if not self._tracks and self._is_opened:
             self._front = lease.top  # nobody is owed anything
             self._dirty()
-        self._look_for_due()
-        self.wake()
+        if lease.waiting > len(self._waiting):
+            self._look_for_due()
+        if self._has_news or lease.top > self._front:
+            self.wake()
 
     def hooks_changed(self, removed: Sequence[str]) -> None:
         """Drop what is owed to hooks that are no more, and make room for new ones."""
@@ -256,7 +258,6 @@ class Partition:
                 self._has_news = False
                 page = await self._outbox.read(self.lease, self._front, PAGE)
                 if not page:
-                    self._look_for_due()
                     continue
                 if page[-1].version > self._around.hooks.version:
                     await self._around.refresh()
@@ -421,8 +422,7 @@ class Partition:
 
     def _note(self, job: Job) -> None:
         if job.waiting is not None:
-            unseen_ms = self._around.timers.now_ms() + UNSEEN_MS
-            self._ledger.wait(job.as_waiting(unseen_ms))
+            self._ledger.wait(job.as_waiting(job.waiting.due_ms))
         else:
             self._ledger.put(job.key, job.tried)
 

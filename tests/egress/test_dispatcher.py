@@ -271,9 +271,8 @@ async def test_a_partition_of_another_process_is_handed_over(rig: Works) -> None
     rig.sink.answer = gate = Gate(1)
     await rig.start(hook())
     await rig.publish(1)
-    rig.nodes = {"there"} | {"here"}
-    while 0 in _mine(rig.nodes):
-        rig.nodes.add(f"there-{len(rig.nodes)}")
+    while 0 in _mine(rig.outbox.others | {"here"}):
+        rig.outbox.others.add(f"there-{len(rig.outbox.others)}")
     await rig.timers.advance(2.5)
     await rig.publish(2)
     assert rig.outbox._token  # an attempt is under way
@@ -281,7 +280,7 @@ async def test_a_partition_of_another_process_is_handed_over(rig: Works) -> None
     await settled()
     assert rig.outbox._token == ""
     assert rig.sink.contents() == [1]
-    rig.nodes = {"here"}
+    rig.outbox.others.clear()
     await rig.timers.advance(2.5)
     assert rig.sink.contents() == [1, 2]
 
@@ -367,7 +366,7 @@ async def test_a_replayed_dead_letter_is_delivered_under_its_id(rig: Works) -> N
     rig.sink.answer = lambda _hook, _delivery: OK
     rig.sink.attempts.clear()
     assert await rig.outbox.replay(ids) == Replayed(2, 0)
-    await settled()
+    await rig.timers.advance(2.5)
     assert sorted(rig.sink.contents()) == ["x", "y"]
     assert {delivery.delivery_id for _, _, delivery, _ in rig.sink.attempts} == set(ids)
     assert rig.sink.numbers == [2, 2]

@@ -149,28 +149,33 @@ class Gate:
                 future.set_result(answer)
 
 
+class SharedOutbox(MemoryOutbox):
+    """An outbox that other processes may claim to deliver too."""
+
+    def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
+        super().__init__(clock, limits)
+        self.others: set[str] = set()
+
+    async def join(self) -> frozenset[str]:
+        return await super().join() | self.others
+
+
 class Works:
     """Everything that is needed to deliver, in one process."""
 
     def __init__(self, limits: Limits) -> None:
         self.timers = Timers()
-        self.outbox = MemoryOutbox(self.timers.now_ns, limits)
+        self.outbox = SharedOutbox(self.timers.now_ns, limits)
         self.broker = MemoryBroker(limits, self.timers.now_ns, "here", outbox=self.outbox)
         self.store = MemoryStore(self.outbox)
         self.sink = Sink(self.timers)
-        self.nodes = {"here"}
         self.file: list[Hook] = []
         self.dispatcher = self._dispatcher()
 
     def _dispatcher(self, attempts: int = 2000) -> Dispatcher:
-        async def nodes() -> set[str]:
-            return self.nodes
-
         return Dispatcher(
             outbox=self.outbox,
             store=self.store,
-            nodes=nodes,
-            node="here",
             sink=self.sink,
             rng=Random(1),
             timers=self.timers,
