@@ -290,10 +290,10 @@ def _read(entry: Mapping[str, Any], path: str, start: Hook, old: Hook | None, ru
     """Return the hook that an entry describes, over what ``start`` says."""
     hook_fields.refuse_unsupported(entry, path)
     fields: dict[str, Any] = {}
-    for name, read in _READERS.items():
-        if name in entry:
-            fields[name] = read(entry[name], f"{path}.{name}", getattr(start, name))
     hook_type = _hook_type(entry.get("hook_type"), f"{path}.hook_type")
+    for name, read in _READERS.items():
+        if name in entry and not name.startswith(_OTHERS[hook_type]):
+            fields[name] = read(entry[name], f"{path}.{name}", getattr(start, name))
     hook = msgspec.structs.replace(start, **fields, hook_type=hook_type)
     hook = _with_secrets(hook, old, path)
     hook = _CHECKS[hook_type](hook, path, rules)
@@ -352,6 +352,8 @@ def _with_secrets(hook: Hook, old: Hook | None, path: str) -> Hook:
     """Return a hook whose redacted or absent secrets are those it had."""
     kept = {}
     for name in ("sqs_secret", "sns_secret"):
+        if name.startswith(_OTHERS[hook.hook_type]):
+            continue
         given = getattr(hook, name)
         if given and given != REDACTED:
             continue
@@ -397,11 +399,14 @@ def _check_aws(hook: Hook, path: str, rules: Rules, region: str) -> Hook:
     if keyed and not (aws.key and aws.secret):
         missing = "secret" if aws.key else "key"
         raise BadInput(f"{path}.{name}_{missing} is missing: {name}_auth_type 'keys' needs both")
-    auth_type = AuthType.KEYS if keyed else AuthType.RESOURCE
     return msgspec.structs.replace(
         hook,
         ordered=hook.ordered or hook.is_fifo,
-        **{f"{name}_region": aws.region or region, f"{name}_auth_type": auth_type},
+        **{
+            f"{name}_region": aws.region or region,
+            f"{name}_auth_type": AuthType.KEYS if keyed else AuthType.RESOURCE,
+            f"{name}_secret": aws.secret if keyed else "",
+        },
     )
 
 
@@ -425,8 +430,14 @@ def shown(hook: Hook) -> dict[str, Any]:
     for name in ("sqs_secret", "sns_secret"):
         if name in fields:
             fields[name] = REDACTED
-    other = {HookType.SQS: ("sns_",), HookType.SNS: ("sqs_",)}.get(hook.hook_type, ("sqs_", "sns_"))
-    return {name: value for name, value in fields.items() if not name.startswith(other)}
+    others = _OTHERS[hook.hook_type]
+    return {name: value for name, value in fields.items() if not name.startswith(others)}
 
 
 _HIDDEN: Final = {"gzip"}
+_OTHERS: Final = {
+    HookType.WEBHOOK: ("sqs_", "sns_"),
+    HookType.SQS: ("webhook_", "sns_"),
+    HookType.SNS: ("webhook_", "sqs_"),
+}
+"""How the fields begin that a type of hook has no use for: they are neither read nor shown."""

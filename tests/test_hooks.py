@@ -154,6 +154,20 @@ def test_secrets_are_kept_and_never_shown(entry: dict[str, Any], name: str) -> N
     assert getattr(hook, name) == "another"
 
 
+def test_a_secret_goes_with_its_key() -> None:
+    before = patch([SQS])
+    [hook] = patch([{"id": "id1", "hook_type": "sqs", "sqs_queue_url": QUEUE}], before).hooks
+    assert (hook.sqs_auth_type, hook.sqs_key, hook.sqs_secret) == (AuthType.RESOURCE, "", "")
+
+
+def test_what_a_type_of_hook_has_no_use_for_is_not_kept() -> None:
+    before = patch([{**SQS, **SNS, **WEBHOOK}])
+    assert before.hooks[0].sqs_secret == before.hooks[0].sns_secret == ""
+    [hook] = patch([{**WEBHOOK, **SQS, "id": "id1", "sns_secret": "x"}], before).hooks
+    assert (hook.hook_type, hook.webhook_url, hook.sns_secret) == (HookType.SQS, "", "")
+    assert not any(name.startswith(("webhook_", "sns_")) for name in hooks.shown(hook))
+
+
 def test_there_is_no_secret_to_keep_for_a_hook_nobody_knows() -> None:
     message = refusal({**SQS, "sqs_secret": REDACTED})
     assert message.startswith("event_hooks[0].sqs_secret is what the relay shows")

@@ -34,8 +34,6 @@ DRAINED_BYTES: Final = 65_536
 """How much of an answer is read to keep the connection; a longer one costs it."""
 ANSWER_S: Final = 0.5
 """How long the rest of an answer may take once its head is in, inside the attempt's own limit."""
-CLOSING_S: Final = 0.01
-"""How long before an attempt's end the reading of an answer ends."""
 _GZIP_LEVEL: Final = 6
 
 
@@ -53,18 +51,20 @@ class WebhookSink:
         self._standard_secret = signing.standard_secret(secret)
         self._clock = clock
         self._make_socket = guard.sockets(networks)
+        self._tls = ssl.create_default_context()  # SSL_CERT_FILE names an authority of one's own
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._broken = _Lately()
 
     async def send(self, hook: Hook, delivery: Delivery, limit_s: float) -> Result:
         """Try once. Never raises but ``CancelledError``; ends within ``limit_s`` seconds."""
         began = time.perf_counter()
-        ends = asyncio.get_running_loop().time() + limit_s
+        trace = _Trace()
         try:
-            async with asyncio.timeout_at(ends):
-                result = await self._post(hook, delivery, ends)
+            async with asyncio.timeout(limit_s):
+                result = await self._post(hook, delivery, trace)
         except TimeoutError:
-            result = _failed(Outcome.TIMEOUT, f"no answer within {limit_s:.3g} s")
+            why = f"no answer within {limit_s:.3g} s"
+            result = trace.head or _failed(Outcome.TIMEOUT, why)
         except aiohttp.ClientConnectorError as error:
             outcome = Outcome.REFUSED if guard.is_closed(error) else Outcome.NETWORK
             result = _failed(outcome, str(error))
@@ -81,7 +81,7 @@ class WebhookSink:
             await session.close()
         self._sessions.clear()
 
-    async def _post(self, hook: Hook, delivery: Delivery, ends: float) -> Result:
+    async def _post(self, hook: Hook, delivery: Delivery, trace: _Trace) -> Result:
         """Post over a kept connection; over a new one when a kept one has just failed.
 
         A receiver may close an idle connection just as a request is on its way. That looks like one
@@ -89,10 +89,9 @@ class WebhookSink:
         """
         url = _url(hook.webhook_url)
         body, headers = self._message(hook, delivery)
-        trace = _Trace()
         kept = delivery.attempt == 1 or not self._broken.has(url.raw_authority)
         try:
-            return await self._ask(self._session(kept), url, body, headers, trace, ends)
+            return await self._ask(self._session(kept), url, body, headers, trace)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if trace.reused:
                 self._broken.note(url.raw_authority)
@@ -105,20 +104,19 @@ class WebhookSink:
         body: bytes,
         headers: dict[str, str],
         trace: _Trace,
-        ends: float,
     ) -> Result:
         async with session.post(
             url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=trace
         ) as response:
-            return Result(
+            trace.head = Result(
                 outcome=retry.outcome_of(response.status),
                 latency_s=0.0,
                 status=response.status,
-                answer=await _beginning(response, ends),
                 retry_after_s=retry.read_retry_after(
                     response.headers.get("Retry-After"), self._clock() / 1e9
                 ),
             )
+            return msgspec.structs.replace(trace.head, answer=await _beginning(response))
 
     def _message(self, hook: Hook, delivery: Delivery) -> tuple[bytes, dict[str, str]]:
         """Return the body as it is sent, and the headers."""
@@ -152,11 +150,13 @@ class WebhookSink:
         return self._sessions[kept]
 
     def _open(self, kept: bool) -> aiohttp.ClientSession:
+        # aiohttp resolves names with aiodns where that is installed: a name server that hangs then
+        # holds no thread that others wait for.
         connector = aiohttp.TCPConnector(
             limit=0,  # a receiver that is slow must not keep the others' connections from them
             keepalive_timeout=KEEP_ALIVE_S if kept else None,
             force_close=not kept,
-            ssl=ssl.create_default_context(),  # SSL_CERT_FILE names an authority of one's own
+            ssl=self._tls,
             socket_factory=self._make_socket,
         )
         return aiohttp.ClientSession(
@@ -191,12 +191,13 @@ class _Lately:
 
 
 class _Trace:
-    """What happened to one request: whether its connection was a kept one."""
+    """What is known of one request: whether its connection was a kept one, the answer's head."""
 
-    __slots__ = ("reused",)
+    __slots__ = ("head", "reused")
 
     def __init__(self) -> None:
         self.reused = False
+        self.head: Result | None = None
 
 
 def _watched() -> aiohttp.TraceConfig:
@@ -213,12 +214,11 @@ def _watched() -> aiohttp.TraceConfig:
     return config
 
 
-async def _beginning(response: aiohttp.ClientResponse, ends: float) -> bytes:
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     """Return the first bytes of an answer; a long or slow one ends with its connection."""
     kept, read = bytearray(), 0
-    now = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout_at(min(now + ANSWER_S, ends - CLOSING_S)):
+        async with asyncio.timeout(ANSWER_S):
             while read <= DRAINED_BYTES and (chunk := await response.content.readany()):
                 read += len(chunk)
                 kept += chunk[: ANSWER_BYTES - len(kept)]

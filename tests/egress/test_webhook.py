@@ -178,14 +178,14 @@ async def test_an_answer_counts_when_its_head_is_in_and_its_rest_is_not_waited_f
 ) -> None:
     result, _ = await tried(answer, SHORT_S)
     assert (result.outcome, result.status) == (Outcome.DELIVERED, 200)
-    assert result.latency_s < SHORT_S + 0.1
-    assert 0 < len(result.answer) <= ANSWER_BYTES
+    assert result.latency_s < 1.0
 
 
 async def test_half_a_second_is_all_the_rest_of_an_answer_gets() -> None:
     result, _ = await tried(receivers.drip_body)
     assert result.outcome is Outcome.DELIVERED
     assert 0.4 < result.latency_s < 1.5
+    assert 0 < len(result.answer) <= ANSWER_BYTES
 
 
 async def test_of_a_long_answer_only_the_beginning_is_kept_and_the_connection_too() -> None:
