@@ -47,13 +47,14 @@ class Cloud:
         )
         return hook(HookType.SNS, self.url, sns_topic_arn=made["TopicArn"])
 
-    async def messages(self, queue: Hook, count: int) -> list[dict[str, Any]]:
-        """Take out what is in a queue, once there is so much; asks ten times."""
+    async def messages(self, queue: Hook, count: int, tries: int = 10) -> list[dict[str, Any]]:
+        """Take out what is in a queue, once there is so much; waits a second at each try."""
         found: list[dict[str, Any]] = []
-        for _ in range(10):
+        for _ in range(tries):
             answer = await self.sqs.receive_message(
                 QueueUrl=queue.sqs_queue_url,
                 MaxNumberOfMessages=10,
+                WaitTimeSeconds=1 if tries > 10 else 0,
                 MessageSystemAttributeNames=["All"],
             )
             for message in answer.get("Messages", []):
