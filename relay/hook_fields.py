@@ -188,22 +188,21 @@ def retry_schedule(value: object, path: str, default: tuple[int, ...]) -> tuple[
     return tuple(read(item or 0, f"{path}[{place}]", 0) for place, item in enumerate(value))
 
 
-def region(value: object, path: str, default: str) -> str:
-    """Read the name of an AWS region."""
-    if value in (None, ""):
-        return default
-    if isinstance(value, str) and _REGION.fullmatch(value):
-        return value
-    raise BadInput(f"{path} must be an AWS region such as 'eu-central-1'")
+def matching(pattern: re.Pattern[str], example: str) -> Reader:
+    """Return a reader of a string of one form; an empty one counts as absent."""
+
+    def read(value: object, path: str, default: Any) -> Any:
+        if value in (None, ""):
+            return default
+        if isinstance(value, str) and pattern.fullmatch(value):
+            return value
+        raise BadInput(f"{path} must be {example}")
+
+    return read
 
 
-def role_arn(value: object, path: str, default: str) -> str:
-    """Read the ARN of an AWS role."""
-    if value in (None, ""):
-        return default
-    if isinstance(value, str) and _ROLE.fullmatch(value):
-        return value
-    raise BadInput(f"{path} must be a role such as 'arn:aws:iam::123456789012:role/relay'")
+region: Final = matching(_REGION, "an AWS region such as 'eu-central-1'")
+role_arn: Final = matching(_ROLE, "a role such as 'arn:aws:iam::123456789012:role/relay'")
 
 
 # -- addresses ----------------------------------------------------------------------------------

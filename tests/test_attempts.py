@@ -21,6 +21,7 @@ from relay.retry import (
     outcome_of,
     read_retry_after,
 )
+from tests.test_retry import Always
 
 FAILURES: Final = [Outcome.REFUSED, Outcome.RETRYABLE, Outcome.NETWORK, Outcome.TIMEOUT]
 
@@ -51,17 +52,6 @@ def test_a_status_means_one_outcome(status: int, outcome: Outcome) -> None:
     assert outcome_of(status) is outcome
 
 
-class Told(Random):
-    """Draws what it was told to."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self._share = share
-
-    def uniform(self, a: float, b: float) -> float:
-        return a + (b - a) * self._share
-
-
 def play(outcomes: list[Outcome], takes_s: float, rng: Random) -> list[tuple[float, float]]:
     """Return when each attempt began and ended, the first at 0; they end as listed, in turn."""
     attempts: list[tuple[float, float]] = []
@@ -90,12 +80,12 @@ def play(outcomes: list[Outcome], takes_s: float, rng: Random) -> list[tuple[flo
 )
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_each_row_has_its_number_of_attempts(outcome: Outcome, attempts: int, share: float) -> None:
-    assert len(play([outcome], 0.01, Told(share))) == attempts
+    assert len(play([outcome], 0.01, Always(share))) == attempts
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_three_timeouts_fit_into_fifteen_seconds(share: float) -> None:
-    attempts = play([Outcome.TIMEOUT], 0.0, Told(share))
+    attempts = play([Outcome.TIMEOUT], 0.0, Always(share))
     lengths = [end - begin for begin, end in attempts]
     assert lengths[:2] == [6.0, 6.0]
     assert lengths[2] >= SHORTEST_ATTEMPT_S
@@ -103,7 +93,7 @@ def test_three_timeouts_fit_into_fifteen_seconds(share: float) -> None:
 
 
 def test_the_limit_is_that_of_the_latest_outcome() -> None:
-    rng = Told(0.5)
+    rng = Always(0.5)
     assert len(play([Outcome.NETWORK, Outcome.RETRYABLE], 0.01, rng)) == 3
     assert len(play([Outcome.RETRYABLE, Outcome.NETWORK], 0.01, rng)) == 2
     assert len(play([Outcome.TIMEOUT, Outcome.REFUSED], 0.01, rng)) == 2
@@ -111,18 +101,24 @@ def test_the_limit_is_that_of_the_latest_outcome() -> None:
 
 
 def test_the_pauses_double_and_are_not_the_same_for_all() -> None:
-    assert [next_attempt(Outcome.RETRYABLE, made, 0.0, Told(0.0)) for made in (1, 2)] == [0.5, 1.0]
-    assert [next_attempt(Outcome.RETRYABLE, made, 0.0, Told(1.0)) for made in (1, 2)] == [1.0, 2.0]
+    assert [next_attempt(Outcome.RETRYABLE, made, 0.0, Always(0.0)) for made in (1, 2)] == [
+        0.5,
+        1.0,
+    ]
+    assert [next_attempt(Outcome.RETRYABLE, made, 0.0, Always(1.0)) for made in (1, 2)] == [
+        1.0,
+        2.0,
+    ]
 
 
 def test_a_pause_leaves_time_for_the_attempt_after_it() -> None:
-    assert next_attempt(Outcome.TIMEOUT, 2, 13.0, Told(1.0)) == 1.0
-    assert next_attempt(Outcome.TIMEOUT, 2, 14.0, Told(1.0)) == 0.0
-    assert next_attempt(Outcome.TIMEOUT, 2, 14.01, Told(1.0)) is None
+    assert next_attempt(Outcome.TIMEOUT, 2, 13.0, Always(1.0)) == 1.0
+    assert next_attempt(Outcome.TIMEOUT, 2, 14.0, Always(1.0)) == 0.0
+    assert next_attempt(Outcome.TIMEOUT, 2, 14.01, Always(1.0)) is None
 
 
 def test_a_receiver_is_left_alone_for_as_long_as_it_asks_inside_the_budget() -> None:
-    rng = Told(1.0)
+    rng = Always(1.0)
     assert next_attempt(Outcome.RETRYABLE, 1, 1.0, rng, 7.0) == 7.0
     assert next_attempt(Outcome.RETRYABLE, 1, 1.0, rng, 13.0) == 13.0
     assert next_attempt(Outcome.RETRYABLE, 1, 1.0, rng, 0.0) == 1.0  # never sooner than usual
@@ -172,16 +168,16 @@ def test_an_attempt_may_take_what_is_left_and_what_the_hook_allows() -> None:
 
 
 def test_the_longer_schedule_is_gone_through_once() -> None:
-    waits = [later_attempt([60, 3600], made, Told(0.0)) for made in range(3)]
+    waits = [later_attempt([60, 3600], made, Always(0.0)) for made in range(3)]
     assert waits == [60.0, 3600.0, None]
-    assert later_attempt([], 0, Told(0.0)) is None
-    assert later_attempt([60], 0, Told(1.0)) == pytest.approx(66.0)
+    assert later_attempt([], 0, Always(0.0)) is None
+    assert later_attempt([60], 0, Always(1.0)) == pytest.approx(66.0)
 
 
 def test_the_longer_schedule_waits_for_what_was_asked_for_up_to_a_day() -> None:
-    assert later_attempt([60], 0, Told(0.0), 600.0) == 600.0
-    assert later_attempt([60], 0, Told(0.0), 1e9) == 86_400
-    assert later_attempt([60], 0, Told(0.0), 1.0) == 60.0
+    assert later_attempt([60], 0, Always(0.0), 600.0) == 600.0
+    assert later_attempt([60], 0, Always(0.0), 1e9) == 86_400
+    assert later_attempt([60], 0, Always(0.0), 1.0) == 60.0
 
 
 # -- Retry-After ----------------------------------------------------------------------------------
