@@ -59,6 +59,7 @@ class MemoryOutbox:
         self._top = 0
         self._entries: deque[Owed] = deque()
         self._bytes = 0
+        self._shed_count = 0
         self._leases = count(1)
         self._token = ""
         self._settled: dict[str, int] = {}
@@ -112,6 +113,7 @@ class MemoryOutbox:
     def _shed(self, entry: Owed) -> None:
         """Make an entry a dead letter without body, for every hook that had not got it."""
         self._bytes -= _size(entry)
+        self._shed_count += 1
         self._bury(
             DeadLetter(
                 id=f"{entry.cid}/{entry.position.epoch}/{entry.position.offset}",
@@ -150,7 +152,7 @@ class MemoryOutbox:
             self._token = str(next(self._leases))
         return Lease(
             partition, self._token, self._hooks.version, self._top, len(self._entries),
-            len(self._waiting),
+            len(self._waiting), self._shed_count,
         )  # fmt: skip
 
     async def inform(self, lease: Lease, hooks: HookList) -> None:

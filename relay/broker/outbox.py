@@ -167,7 +167,8 @@ class Lease(msgspec.Struct, frozen=True):
     """The right to deliver a partition, and how things stood when it was taken or renewed.
 
     ``hooks_version`` is what the publish step knows there, ``top`` the last entry's number,
-    ``length`` how many entries lie there, ``waiting`` how many deliveries wait.
+    ``length`` how many entries lie there, ``waiting`` how many deliveries wait, ``shed`` how many
+    entries have become dead letters because the outbox was full.
     """
 
     partition: int
@@ -176,6 +177,7 @@ class Lease(msgspec.Struct, frozen=True):
     top: int = 0
     length: int = 0
     waiting: int = 0
+    shed: int = 0
 
 
 class Key(NamedTuple):

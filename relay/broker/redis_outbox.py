@@ -93,13 +93,15 @@ class RedisOutbox:
 
     async def lease(self, partition: int, token: str = "") -> Lease | None:
         """Take a partition, or renew the lease of ``token``; None while another process has it."""
-        held, version, top, length, waiting = await self._lease(partition, self._lease_ms, token)
+        held, version, top, shed, length, waiting = await self._lease(
+            partition, self._lease_ms, token
+        )
         if not held:
             self._wakes.unsubscribe(str(partition))
             return None
         if held.decode() != token:
             await self._wakes.subscribe(str(partition))
-        return Lease(partition, held.decode(), int(version), int(top), length, waiting)
+        return Lease(partition, held.decode(), int(version), int(top), length, waiting, int(shed))
 
     async def inform(self, lease: Lease, hooks: HookList) -> None:
         """Let the publish step of a partition know of hooks that it has not been told of."""

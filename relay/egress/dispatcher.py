@@ -91,9 +91,8 @@ class Dispatcher:
         await self._say_goodbye()
         for lane in self._lanes.values():
             await lane.aclose()
-        for partition in (*self._partitions.values(), *self._leaving.values()):
-            await partition.aclose()
-            await self._give_back(partition.lease)
+        partitions = (*self._partitions.values(), *self._leaving.values())
+        await asyncio.gather(*map(self._end, partitions))
         await self._sink.aclose()
         await self.outbox.aclose()
 
@@ -107,7 +106,7 @@ class Dispatcher:
     def troubles(self) -> Mapping[str, str]:
         """Return what an operator should look at, by the hook's id."""
         return {
-            hook_id: f"keeps failing and is left alone; {self._pending(hook_id)} deliveries wait"
+            hook_id: f"keeps failing and is left alone; {self._pending(lane)} deliveries wait"
             for hook_id, lane in self._lanes.items()
             if lane.breaker.is_open
         }
@@ -196,8 +195,7 @@ class Dispatcher:
             return  # there never was a hook: there is nothing to deliver
         free = mine - self._partitions.keys() - self._leaving.keys()
         await asyncio.gather(*map(self._take, free))
-        await self._bound_pending()
-        self._report()
+        await self._report()
 
     async def _renew(self, partition: Partition) -> None:
         lease = await self.outbox.lease(partition.number, partition.lease.token)
@@ -251,42 +249,47 @@ class Dispatcher:
     async def _hand_over(self, partition: Partition) -> None:
         """Let another process have a partition, once no attempt of it is under way."""
         await partition.is_idle()
-        await partition.aclose()
-        await self._give_back(partition.lease)
+        await self._end(partition)
         self._leaving.pop(partition.number, None)
 
-    async def _give_back(self, lease: Lease) -> None:
+    async def _end(self, partition: Partition) -> None:
+        """Record what is to be recorded in a partition, and give its lease back."""
+        await partition.aclose()
         try:
-            await self.outbox.give_back(lease)
+            await self.outbox.give_back(partition.lease)
         except Unavailable:
-            log.info("a lease runs out by itself", partition=lease.partition)
+            log.info("a lease runs out by itself", partition=partition.number)
 
     # -- bounds and reports ---------------------------------------------------------------------
 
-    def _pending(self, hook_id: str) -> int:
-        return sum(partition.pending(hook_id) for partition in self._partitions.values())
+    def _pending(self, lane: Lane) -> int:
+        """Return how many entries there may be that a hook has not got."""
+        behind = sum(partition.left(lane.hook.id) for partition in lane.behind)
+        return lane.taken + behind
 
-    async def _bound_pending(self) -> None:
-        """Let the oldest go of hooks for which more waits than may."""
-        for lane in list(self._lanes.values()):
-            over = self._pending(lane.hook.id) - lane.hook.pending_limit
-            while over > 0 and lane.behind:
-                fullest = max(lane.behind, key=partial(_pending_in, lane.hook.id))
-                try:
-                    await fullest.shed(lane, over)
-                except LeaseLost:
-                    break
-                over = self._pending(lane.hook.id) - lane.hook.pending_limit
-
-    def _report(self) -> None:
+    async def _report(self) -> None:
+        """Tell how much waits, and let the oldest go of hooks for which more waits than may."""
         metrics.PARTITIONS.set(len(self._partitions))
         metrics.OUTBOX_ENTRIES.set(sum(each.lease.length for each in self._partitions.values()))
-        for hook_id in self._lanes:
-            metrics.PENDING.labels(hook_id).set(self._pending(hook_id))
+        for lane in list(self._lanes.values()):
+            pending = self._pending(lane)
+            metrics.PENDING.labels(lane.hook.id).set(pending)
+            if pending > lane.hook.pending_limit:
+                await self._shed(lane, pending)
+            await asyncio.sleep(0)  # with a thousand hooks this takes a while
+
+    async def _shed(self, lane: Lane, pending: int) -> None:
+        while (over := pending - lane.hook.pending_limit) > 0 and lane.behind:
+            fullest = max(lane.behind, key=partial(_left, lane.hook.id))
+            try:
+                await fullest.shed(lane, over)
+            except LeaseLost:
+                return
+            pending = self._pending(lane)
 
 
-def _pending_in(hook_id: str, partition: Partition) -> int:
-    return partition.pending(hook_id)
+def _left(hook_id: str, partition: Partition) -> int:
+    return partition.left(hook_id)
 
 
 def shares(nodes: Collection[str], partitions: int) -> dict[str, set[int]]:

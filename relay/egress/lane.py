@@ -77,6 +77,11 @@ class Lane:
         """How many attempts are under way."""
         return self._under_way
 
+    @property
+    def taken(self) -> int:
+        """How many deliveries it has taken that are not over."""
+        return self._held + self._parked
+
     async def aclose(self) -> None:
         """End what is under way: it will be repeated."""
         self.close()

@@ -34,6 +34,7 @@ from relay.broker.rules import PAGE_BYTES
 from relay.egress.jobs import Job
 from relay.egress.ledger import Ledger
 from relay.egress.timers import Handle, Timers
+from relay.egress.tracks import Track, Tracks
 from relay.hooks import Hook
 from relay.tasks import Tasks
 
@@ -42,6 +43,8 @@ log = logs.get(__name__)
 PAGE: Final = 64
 """Entries read at once."""
 DUE_AT_ONCE: Final = 16
+RECORD_LIMIT_S: Final = 2.0
+"""How long the end of a partition waits until everything is recorded."""
 
 
 class Receiver(Protocol):
@@ -63,28 +66,6 @@ class Receiver(Protocol):
 
     def pump(self) -> None:
         """Read what was left when there is room."""
-
-
-class Track:
-    """How far a hook has come in the partition.
-
-    Entries up to ``cursor`` were taken or passed over; of these ``open`` are not done, in order;
-    ``done`` are those above the first open one whose being done has been recorded. ``saved`` is
-    what was last recorded of ``settled``.
-    """
-
-    __slots__ = ("cursor", "done", "lags", "open", "saved")
-
-    def __init__(self, cursor: int) -> None:
-        self.cursor = self.saved = cursor
-        self.open: dict[int, Job] = {}
-        self.done: set[int] = set()
-        self.lags = False
-
-    @property
-    def settled(self) -> int:
-        """The number up to which everything is done."""
-        return next(iter(self.open)) - 1 if self.open else self.cursor
 
 
 class Surroundings(Protocol):
@@ -118,9 +99,8 @@ class Partition:
         self.is_closing = False
         self._around = around
         self._outbox = around.outbox
-        self._tracks: dict[str, Track] = {}
+        self._tracks = Tracks()
         self._front = 0
-        self._trimmed = 0
         self._progress = Progress({}, set(), {})
         self._waiting: dict[str, Job] = {}
         self._attempts = 0
@@ -148,7 +128,7 @@ class Partition:
     async def aclose(self) -> None:
         """Record what is to be recorded, for a limited time, and end everything."""
         self.is_closing = True
-        if not self.is_closed and not await self._ledger.aclose(self._outbox.lease_s / 2):
+        if not self.is_closed and not await self._ledger.aclose(RECORD_LIMIT_S):
             log.info("deliveries are left to be repeated", partition=self.number)
         self.close()
         await self._tasks.aclose()
@@ -168,10 +148,10 @@ class Partition:
             self._ended.clear()
             await self._ended.wait()
 
-    def pending(self, hook_id: str) -> int:
-        """Return how many entries there may be that a hook has not got."""
+    def left(self, hook_id: str) -> int:
+        """Return how many entries a hook has not come to yet."""
         track = self._tracks.get(hook_id)
-        return 0 if track is None else self._top - track.settled
+        return 0 if track is None else self._top - track.cursor
 
     @property
     def _top(self) -> int:
@@ -182,8 +162,16 @@ class Partition:
 
     async def _open(self) -> None:
         """Find out how far the leaseholder before has come, and begin there."""
-        progress = await self._ledger.persistently(lambda: self._outbox.progress(self.lease))
-        first = await self._ledger.persistently(lambda: self._outbox.read(self.lease, 0, 1))
+        persistently = self._ledger.persistently
+        try:
+            progress = await persistently(lambda: self._outbox.progress(self.lease))
+            first = await persistently(lambda: self._outbox.read(self.lease, 0, 1))
+        except LeaseLost:
+            return
+        self._begin(progress, first)
+
+    def _begin(self, progress: Progress, first: Sequence[Owed]) -> None:
+        """Take up every hook where its deliveries stand; ``first`` has the oldest entry."""
         head = first[0].seq - 1 if first else self.lease.top
         receivers = self._around.receivers
         for key in (*progress.tried, *progress.done):
@@ -191,7 +179,7 @@ class Partition:
                 self._ledger.forget(key)
         self._ledger.changes.gone |= progress.settled.keys() - receivers.keys()
         self._progress = progress
-        self._trimmed = head
+        self._tracks.trimmed = head
         places = {hook_id: max(head, progress.settled.get(hook_id, 0)) for hook_id in receivers}
         self._front = max(places.values(), default=self.lease.top)
         self._is_opened = True
@@ -203,6 +191,7 @@ class Partition:
 
     def _track(self, hook_id: str, cursor: int) -> Track:
         track = self._tracks[hook_id] = Track(cursor)
+        self._tracks.moved.add(hook_id)
         if cursor < self._front:
             track.lags = True
             self._around.receivers[hook_id].stays_behind(self)
@@ -211,6 +200,9 @@ class Partition:
 
     def renewed(self, lease: Lease) -> None:
         """Take note of the renewed lease, and look for what no one has told of."""
+        if shed := lease.shed - self.lease.shed:
+            metrics.DEAD_LETTERS.labels("", Reason.OUTBOX_BOUND.value).inc(shed)
+            log.warning("the outbox is full: its oldest go", partition=self.number, entries=shed)
         self.lease = lease
         if not self._tracks and self._is_opened:
             self._front = lease.top  # nobody is owed anything
@@ -289,6 +281,7 @@ class Partition:
     def _offer(self, receiver: Receiver, track: Track, entry: Owed) -> bool:
         """Give an entry to a hook, unless it is not owed or done; False when there is no room."""
         key = Key(entry.seq, receiver.hook.id)
+        self._tracks.moved.add(receiver.hook.id)
         if key in self._progress.done:
             self._progress.done.discard(key)
             track.done.add(entry.seq)
@@ -344,6 +337,7 @@ class Partition:
 
     def _is_level(self, receiver: Receiver, track: Track, page: Sequence[Owed]) -> None:
         """Let a hook read with the others again when it has come as far as they have."""
+        self._tracks.moved.add(receiver.hook.id)
         if not page or page[-1].seq >= self._front:
             track.cursor = max(track.cursor, self._front)
             track.lags = False
@@ -432,6 +426,7 @@ class Partition:
             self._waiting.pop(job.id, None)
             self._ledger.end(job.id)
         elif (track := self._tracks.get(job.hook_id)) and track.open.pop(job.seq, None):
+            self._tracks.moved.add(job.hook_id)
             if job.seq > track.settled:
                 track.done.add(job.seq)
                 self._ledger.put(job.key, None)
@@ -457,20 +452,8 @@ class Partition:
     # -- recording ------------------------------------------------------------------------------
 
     def _settle_up(self, changes: Changes) -> None:
-        """Gather how far the hooks have come."""
-        lowest = min((track.settled for track in self._tracks.values()), default=self._front)
-        if lowest > self._trimmed:
-            changes.trim = self._trimmed = lowest
-        for hook_id, track in self._tracks.items():
-            settled = track.settled
-            if settled == track.saved:
-                continue
-            track.saved = settled
-            for seq in [seq for seq in track.done if seq <= settled]:
-                track.done.discard(seq)
-                self._ledger.forget(Key(seq, hook_id))
-            if settled > lowest:
-                changes.settled[hook_id] = settled
+        """Add to the changes how far the hooks have come."""
+        self._tracks.settle_up(changes, self._front)
 
     def _dirty(self) -> None:
         """Have recorded, soon, what has changed."""

@@ -218,6 +218,7 @@ async def test_above_its_bound_the_oldest_become_dead_letters_without_body(rig: 
     owed = await bench.owed()
     assert 12 <= len(owed) <= 20
     letters = await bench.outbox.dead_letters(Span())
+    assert (await bench.lease()).shed == len(letters)
     letters.sort(key=lambda letter: letter.offset)
     assert [each.event_id for each in letters] == [f'"{n}\\' for n in range(len(letters))]
     assert len(letters) + len(owed) == 60
