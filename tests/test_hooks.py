@@ -96,6 +96,12 @@ def test_the_relays_own_fields_stay_on_a_hook_that_an_sdk_cannot_describe_in_ful
     assert (hook.retry_schedule, hook.gzip) == ((), False)
 
 
+def test_null_is_the_default() -> None:
+    named = dict.fromkeys(Hook.__struct_fields__)
+    assert one({**named, **WEBHOOK}) == one(WEBHOOK)
+    assert one({**named, **SQS}) == one(SQS)
+
+
 def test_an_id_stands_once_in_a_list() -> None:
     before = patch([WEBHOOK])
     again = {**WEBHOOK, "id": "id1"}

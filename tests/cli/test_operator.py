@@ -71,6 +71,15 @@ def test_machines_get_the_answer_as_it_is(relay: Relay, server: HttpServer) -> N
     assert relay("hooks", "--json", "--url", server.url, **ENVIRON).stdout == '{"hooks":[]}\n'
 
 
+@pytest.mark.parametrize("command", [["dead", "list"], ["dead", "show", "d1"]])
+def test_machines_get_dead_letters_as_they_are(
+    relay: Relay, server: HttpServer, command: list[str]
+) -> None:
+    says(server, {"dead_letters": [], "dead_letter": LETTER})
+    answer = relay(*command, "--json", "--url", server.url, **ENVIRON)
+    assert json.loads(answer.stdout) == {"dead_letters": [], "dead_letter": LETTER}
+
+
 # -- dead letters ---------------------------------------------------------------------------------
 
 

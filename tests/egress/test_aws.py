@@ -302,3 +302,50 @@ async def test_a_role_is_renewed_before_its_session_ends(
     assert first is not second
     [result] = await sent(queues, queue, delivery())
     assert result.outcome is Outcome.DELIVERED
+
+
+async def test_a_client_is_opened_once_however_many_want_it_and_the_oldest_goes(
+    cloud: Cloud, queues: BatchSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws, "MOST_CLIENTS", 2)
+    accounts = [hook(HookType.SQS, cloud.url, sqs_queue_url="q", sqs_key=f"K{n}") for n in range(3)]
+    first = await asyncio.gather(*[queues.clients.get(accounts[0].aws) for _ in range(5)])
+    assert len(set(map(id, first))) == 1
+    kept = [await queues.clients.get(account.aws) for account in accounts[1:]]
+    assert [await queues.clients.get(account.aws) for account in accounts[1:]] == kept
+    assert await queues.clients.get(accounts[0].aws) is not first[0]
+
+
+async def test_what_its_library_does_wrong_is_an_outcome_too(cloud: Cloud) -> None:
+    class Broken(Sqs):
+        async def send(self, *_: object) -> list[Result]:
+            raise KeyError("no such key")
+
+    sink = BatchSink(Broken(), LOOPBACK)
+    [result] = await sent(sink, await cloud.queue("broken"), delivery())
+    await sink.aclose()
+    assert (result.outcome, result.answer) == (Outcome.NETWORK, b"the relay failed: KeyError")
+
+
+async def test_without_any_credentials_it_is_refused(
+    cloud: Cloud, queues: BatchSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    queue = changed(await cloud.queue("nobody"), sqs_key="", sqs_secret="")
+    [result] = await sent(queues, queue, delivery())
+    assert result.outcome is Outcome.REFUSED
+    assert b"credentials" in result.answer
+
+
+async def test_a_limit_that_aws_does_not_keep_is_a_timeout(
+    queues: BatchSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws, "REQUEST_LIMIT_S", 0.2)
+    async with receiving() as server:
+        server.answers = [receivers.stall]
+        [result] = await sent(queues, at(server), delivery())
+    assert result.outcome is Outcome.TIMEOUT

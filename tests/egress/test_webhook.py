@@ -220,6 +220,15 @@ async def test_a_name_that_does_not_exist_is_a_network_error() -> None:
     assert result.outcome is Outcome.NETWORK
 
 
+async def test_what_the_sink_does_wrong_is_an_outcome_too() -> None:
+    broken = delivery(body=b"no JSON")
+    async with sink() as webhooks:
+        to = hook("http://127.0.0.1:1/", timestamps=Timestamps.NANOSECONDS)
+        result = await webhooks.send(to, broken, LIMIT_S)
+    assert result.outcome is Outcome.NETWORK
+    assert result.answer.startswith(b"the relay failed: ")
+
+
 # -- connections ----------------------------------------------------------------------------------
 
 
