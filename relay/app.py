@@ -59,7 +59,7 @@ class App:
             store=self._store,
             sink=self._sink,
             rng=Random(),  # noqa: S311 - jitter, not secrets
-            attempts=settings.hook_attempts,
+            bounds=egress.Bounds(attempts=settings.hook_attempts),
             restore=partial(self._hooks_file.apply, self._store),
         )
         self._draining = False

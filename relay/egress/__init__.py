@@ -2,5 +2,6 @@
 
 from relay.egress.any_sink import AnySink, has_aws
 from relay.egress.dispatcher import Dispatcher
+from relay.egress.lane import Bounds
 
-__all__ = ["AnySink", "Dispatcher", "has_aws"]
+__all__ = ["AnySink", "Bounds", "Dispatcher", "has_aws"]

@@ -17,7 +17,7 @@ from typing import Final
 from relay import logs, metrics
 from relay.broker import HookList, Lease, LeaseLost, Outbox, Store, Unavailable
 from relay.egress.breaker import Slots
-from relay.egress.lane import Lane
+from relay.egress.lane import Bounds, Lane
 from relay.egress.partition import Partition, Receiver
 from relay.egress.sinks import Sink
 from relay.egress.timers import LoopTimers, Timers
@@ -28,9 +28,10 @@ __all__ = ["Dispatcher", "shares"]
 
 log = logs.get(__name__)
 
-ATTEMPTS_AT_ONCE: Final = 2000
 ROUNDS_PER_LEASE: Final = 4
 """How often a lease is renewed before it would run out, so that some renewals may fail."""
+
+_DEFAULTS: Final = Bounds()
 
 
 class Dispatcher:
@@ -47,14 +48,15 @@ class Dispatcher:
         sink: Sink,
         rng: Random,
         timers: Timers | None = None,
-        attempts: int = ATTEMPTS_AT_ONCE,
+        bounds: Bounds = _DEFAULTS,
         restore: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.outbox = outbox
         self.timers: Timers = timers or LoopTimers()
         self.rng = rng
         self.hooks = HookList()
-        self.slots = Slots(attempts)
+        self.bounds = bounds
+        self.slots = Slots(bounds.attempts)
         self.held_bytes = 0
         self._store = store
         self._sink = sink

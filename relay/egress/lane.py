@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from functools import partial
 from random import Random
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from relay import logs, metrics
 from relay.broker import LeaseLost, Reason, Unavailable
@@ -29,15 +29,24 @@ FEWEST_HELD: Final = 16
 """Deliveries that a lane may hold however few it may have under way."""
 ORDERED_HELD: Final = 1024
 """The same when ordered: many of them may be of one call that is stuck."""
-MOST_PARKED: Final = 1024
-"""Deliveries of a lane that may wait for their next attempt by the table."""
-MOST_HELD_BYTES: Final = 134_217_728
-"""Bodies that all lanes of a process may hold; each may always hold one."""
+
+
+class Bounds(NamedTuple):
+    """What a process may have in hand.
+
+    ``attempts``: under way, over all hooks. ``parked``: deliveries of one hook that wait for their
+    next attempt by the table. ``held_bytes``: bodies, over all hooks; each may always hold one.
+    """
+
+    attempts: int = 2000
+    parked: int = 1024
+    held_bytes: int = 134_217_728
 
 
 class Load(Protocol):
     """What the lanes of a process share."""
 
+    bounds: Bounds
     slots: Slots
     held_bytes: int
 
@@ -107,9 +116,9 @@ class Lane:
             return 0
         if self.breaker.is_open:
             return int(not self._held and self._may_begin())
-        if self._held and self._load.held_bytes > MOST_HELD_BYTES:
+        if self._held and self._load.held_bytes > self._load.bounds.held_bytes:
             return 0
-        if self._parked >= MOST_PARKED:
+        if self._parked >= self._load.bounds.parked:
             return 0
         if self.hook.ordered:
             return max(0, ORDERED_HELD - self._held)

@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
+from relay import metrics
 from relay.broker import HookList, Limits, Reason, Replayed, Span, Tried
+from relay.egress.lane import Bounds
 from relay.egress.sinks import Delivery, Result
 from relay.hooks import Hook
 from relay.retry import Outcome
@@ -405,8 +408,6 @@ async def test_a_new_hook_gets_what_is_published_from_then_on(rig: Works) -> Non
 
 
 async def test_what_is_owed_to_a_removed_hook_is_dropped_and_counted(rig: Works) -> None:
-    from relay import metrics
-
     dropped = metrics.UNOWED.labels("gone")._value
     before = dropped.get()
     rig.sink.answer = gate = Gate()
@@ -544,7 +545,7 @@ async def test_many_slow_hooks_leave_room_for_a_fast_one(rig: Works) -> None:
     slow = [hook(f"slow-{n}") for n in range(100)]
     gate = Gate()
     rig.sink.answer = lambda at, delivery: OK if at.id == "fast" else gate(at, delivery)
-    await rig.start(*slow, hook("fast"), attempts=300)
+    await rig.start(*slow, hook("fast"), bounds=Bounds(attempts=300))
     await rig.publish(*range(100))
     assert rig.sink.most <= 301
     assert rig.sink.contents("fast") == list(range(100))
@@ -572,6 +573,97 @@ async def test_what_the_outbox_shed_is_not_waited_for() -> None:
         got = set(rig.sink.contents())
         assert 99 in got
         assert got | {letter.offset - 1 for letter in await rig.dead()} == set(range(100))
+
+
+async def test_deliveries_that_wait_for_their_next_attempt_are_bounded(
+    rig: Works,
+) -> None:
+    rig.sink.answer = lambda _hook, d: BUSY if d.attempt == 1 and content(d.body) % 2 else OK
+    await rig.start(hook(), bounds=Bounds(parked=5))
+    await rig.publish(*range(200))
+    assert len(rig.sink.attempts) < 100
+    await rig.timers.advance(120)
+    assert set(rig.sink.contents()) == set(range(200))
+    assert await rig.left() == 0
+
+
+async def test_bodies_in_hand_are_bounded_and_each_hook_may_have_one(
+    rig: Works,
+) -> None:
+    rig.sink.answer = gate = Gate()
+    await rig.start(hook("a"), hook("b"), hook("c"), bounds=Bounds(held_bytes=1000))
+    await rig.publish(*("x" * 2000 for _ in range(20)))
+    assert sorted(name for _, name, _, _ in rig.sink.attempts) == ["a", "b", "c"]
+    assert rig.dispatcher.held_bytes < 4 * 2200
+    rig.sink.answer = lambda _hook, _delivery: OK
+    gate.open()
+    await rig.quiet()
+    assert len(rig.sink.attempts) == 60
+
+
+async def test_a_partition_that_was_not_told_of_the_hooks_is_told(rig: Works) -> None:
+    rig.outbox.forgets = True
+    await rig.start(hook())
+    version = rig.outbox.hooks.version
+    assert rig.outbox.informed == [version]
+    await rig.timers.advance(2.5)
+    assert rig.outbox.informed == [version, version]
+    rig.outbox.forgets = False
+    await rig.timers.advance(2.5)
+    assert rig.outbox.informed == [version, version]
+
+
+async def test_while_redis_is_away_nothing_is_sent_and_then_it_goes_on(rig: Works) -> None:
+    await rig.start(hook())
+    await rig.publish(1)
+    rig.outbox.is_away = True
+    await rig.publish(2)
+    await rig.timers.advance(9)
+    assert rig.sink.contents() == [1]
+    rig.outbox.is_away = False
+    await rig.timers.advance(2.5)
+    assert rig.sink.contents() == [1, 2]
+
+
+async def test_a_record_is_tried_again_until_redis_is_back(rig: Works) -> None:
+    rig.sink.answer = gate = Gate()
+    await rig.start(hook())
+    await rig.publish(1)
+    rig.outbox.is_away = True
+    gate.open()
+    await settled()
+    assert await rig.left() == 1
+    rig.outbox.is_away = False
+    await until_empty(rig)
+    assert rig.sink.contents() == [1]
+
+
+async def until_empty(rig: Works) -> None:
+    async with asyncio.timeout(10):
+        while await rig.left():
+            await asyncio.sleep(0.01)  # the pauses between tries are real ones
+
+
+async def test_how_much_waits_is_counted(rig: Works) -> None:
+    rig.sink.answer = Gate()
+    await rig.start(hook("counted"))
+    await rig.publish(*range(100))
+    await rig.timers.advance(2.5)
+    assert metrics.PENDING.labels("counted")._value.get() == 100
+    assert metrics.OUTBOX_ENTRIES._value.get() == 100
+    assert metrics.PARTITIONS._value.get() == 1
+
+
+async def test_what_the_outbox_shed_is_told() -> None:
+    async with works(Limits(outbox_bytes=5000)) as rig:
+        rig.sink.answer = Gate()
+        await rig.start(hook())
+        await rig.timers.advance(2.5)
+        await rig.publish(*range(50))
+        with capture_logs() as logs:
+            await rig.timers.advance(2.5)
+        [said] = [each for each in logs if each["event"] == "the outbox is full: its oldest go"]
+        assert said["entries"] == len(await rig.dead())
 
 
 async def test_volatile_events_are_not_delivered(rig: Works) -> None:

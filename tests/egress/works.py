@@ -10,14 +10,18 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from relay.broker import DeadLetter, HookList, Limits, Span
+import msgspec
+
+from relay.broker import Changes, DeadLetter, HookList, Lease, Limits, Owed, Span, Unavailable
 from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.egress.dispatcher import Dispatcher
+from relay.egress.lane import Bounds
 from relay.egress.sinks import Delivery, Result
 from relay.hooks import Hook, Hooks, HookType
 from relay.retry import Outcome
 from tests.contract.harness import CID, Recorder, content, event
 
+DEFAULTS = Bounds()
 START_MS = 1_900_000_000_000
 
 
@@ -150,14 +154,38 @@ class Gate:
 
 
 class SharedOutbox(MemoryOutbox):
-    """An outbox that other processes may claim to deliver too."""
+    """An outbox that others may deliver too, and that can be away or forget what it was told."""
 
     def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
         super().__init__(clock, limits)
         self.others: set[str] = set()
+        self.is_away = False
+        self.forgets = False
+        self.informed: list[int] = []
 
     async def join(self) -> frozenset[str]:
+        if self.is_away:
+            raise Unavailable("away")
         return await super().join() | self.others
+
+    async def lease(self, partition: int, token: str = "") -> Lease | None:
+        lease = await super().lease(partition, token)
+        if lease is not None and self.forgets:
+            return msgspec.structs.replace(lease, hooks_version=1)
+        return lease
+
+    async def inform(self, lease: Lease, hooks: HookList) -> None:
+        self.informed.append(hooks.version)
+
+    async def read(self, lease: Lease, after: int, count: int) -> list[Owed]:
+        if self.is_away:
+            raise Unavailable("away")
+        return await super().read(lease, after, count)
+
+    async def record(self, lease: Lease, changes: Changes) -> None:
+        if self.is_away:
+            raise Unavailable("away")
+        await super().record(lease, changes)
 
 
 class Works:
@@ -172,14 +200,14 @@ class Works:
         self.file: list[Hook] = []
         self.dispatcher = self._dispatcher()
 
-    def _dispatcher(self, attempts: int = 2000) -> Dispatcher:
+    def _dispatcher(self, bounds: Bounds = DEFAULTS) -> Dispatcher:
         return Dispatcher(
             outbox=self.outbox,
             store=self.store,
             sink=self.sink,
             rng=Random(1),
             timers=self.timers,
-            attempts=attempts,
+            bounds=bounds,
             restore=self._restore,
         )
 
@@ -194,11 +222,11 @@ class Works:
         assert saved is not None
         return saved
 
-    async def start(self, *hooks: Hook, attempts: int = 2000) -> Works:
+    async def start(self, *hooks: Hook, bounds: Bounds = DEFAULTS) -> Works:
         """Start a dispatcher with these hooks."""
         if hooks:
             await self.set_hooks(*hooks)
-        self.dispatcher = self._dispatcher(attempts)
+        self.dispatcher = self._dispatcher(bounds)
         await self.dispatcher.start()
         await settled()
         return self
