@@ -199,7 +199,7 @@ class Progress(msgspec.Struct):
 
 
 class Changes(msgspec.Struct):
-    """What a leaseholder records at once. A later change of the same key replaces the earlier one.
+    """What a leaseholder records at once; what is removed by it is removed last.
 
     ``tried``: None marks a delivery done that lies above its hook's ``settled``. ``forget``: keys
     that ``settled`` covers now, or that nobody is owed. ``gone``: hooks that are no more. ``trim``:

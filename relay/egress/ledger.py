@@ -78,7 +78,6 @@ class Ledger:
 
     def put(self, key: Key, tried: Tried | None) -> None:
         """Record what was tried; None: that the delivery is done."""
-        self.changes.forget.discard(key)
         self.changes.tried[key] = tried
 
     def forget(self, key: Key) -> None:
@@ -93,7 +92,6 @@ class Ledger:
 
     def end(self, waiting_id: str) -> None:
         """Record that a waiting delivery is over."""
-        self.changes.waiting.pop(waiting_id, None)
         self.changes.ended.add(waiting_id)
 
     def bury(self, letter: DeadLetter) -> None:

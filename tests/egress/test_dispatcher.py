@@ -15,7 +15,19 @@ from relay.egress.sinks import Delivery, Result
 from relay.hooks import Hook
 from relay.retry import Outcome
 from tests.contract.harness import CID, OTHER, event
-from tests.egress.works import BUSY, NO, OK, Gate, Works, content, hook, result, settled, works
+from tests.egress.works import (
+    BUSY,
+    NO,
+    OK,
+    START_MS,
+    Gate,
+    Works,
+    content,
+    hook,
+    result,
+    settled,
+    works,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -260,6 +272,25 @@ async def test_what_kills_the_relay_again_and_again_is_given_up(rig: Works) -> N
     assert await rig.left() == 0
 
 
+async def test_what_one_hook_has_got_is_not_repeated_because_another_is_behind(
+    rig: Works,
+) -> None:
+    gate = Gate(0)
+    rig.sink.answer = lambda at, d: OK if at.id == "fast" else gate(at, d)
+    await rig.start(hook("fast"), hook("stuck"))
+    await rig.publish(*range(50))
+    assert await rig.left() == 50
+    await rig.crash()
+    gate.open()
+    rig.sink.attempts.clear()
+    rig.sink.answer = lambda _hook, _delivery: OK
+    await rig.start()
+    await rig.quiet()
+    assert rig.sink.contents("fast") == []
+    assert 0 in rig.sink.contents("stuck")
+    assert await rig.left() == 0
+
+
 async def test_a_process_that_lost_its_lease_begins_nothing_any_more(rig: Works) -> None:
     await rig.start(hook())
     await rig.publish(1)
@@ -349,9 +380,11 @@ async def test_what_waits_outlives_the_process(rig: Works) -> None:
     await rig.timers.advance(20)
     await rig.crash()
     rig.sink.answer = gate = Gate()
+    [waiting] = rig.outbox._waiting.values()
     await rig.start()
     await rig.timers.advance(60)
     assert rig.sink.numbers == [1, 2, 3, 4]
+    assert START_MS + rig.sink.times[-1] * 1000 == pytest.approx(waiting.due_ms, abs=2)
     await rig.crash()
     gate.open()
     rig.sink.answer = lambda _hook, _delivery: OK
@@ -424,6 +457,37 @@ async def test_what_is_owed_to_a_removed_hook_is_dropped_and_counted(rig: Works)
     assert await rig.left() == 0
     assert rig.outbox._tried == {}
     assert "gone" not in rig.outbox._settled
+
+
+async def test_an_attempt_of_a_removed_hook_leaves_nothing(rig: Works) -> None:
+    rig.sink.answer = gate = Gate()
+    await rig.start(hook("gone", retry_schedule=(60,)), hook("kept"))
+    await rig.publish(1)
+    await rig.set_hooks(hook("kept"))
+    await rig.timers.advance(2.5)
+    gate.open(NO)
+    await rig.quiet()
+    assert rig.outbox._tried == {}
+    assert rig.outbox._waiting == {}
+    assert [letter.hook_id for letter in await rig.dead()] == ["kept"]
+
+
+async def test_hooks_removed_while_nobody_delivered_leave_nothing(rig: Works) -> None:
+    rig.sink.answer = lambda at, d: BUSY if at.id == "a" or content(d.body) == 5 else OK
+    await rig.start(hook("a"), hook("b"), hook("c"))
+    await rig.publish(*range(10))
+    assert {key.hook_id for key in rig.outbox._tried} == {"a", "b", "c"}
+    assert rig.outbox._settled.keys() >= {"b", "c"}
+    await rig.crash()
+    rig.sink.answer = lambda _hook, _delivery: OK
+    rig.sink.attempts.clear()
+    await rig.set_hooks(hook("c"))
+    await rig.start()
+    await rig.timers.advance(20)
+    assert rig.sink.contents() == [5]
+    assert rig.outbox._tried == {}
+    assert rig.outbox._settled.keys() <= {"c"}
+    assert await rig.left() == 0
 
 
 async def test_a_hook_that_comes_back_is_owed_nothing_of_before(rig: Works) -> None:
@@ -539,6 +603,29 @@ async def test_a_hook_that_does_not_answer_holds_few_deliveries(rig: Works) -> N
     assert sorted(rig.sink.contents()) == list(range(3000))
     assert rig.dispatcher.held_bytes == 0
     assert rig.dispatcher.slots.taken == 0
+
+
+async def test_who_waits_for_a_free_slot_gets_it(rig: Works) -> None:
+    a, b, fast = hook("a"), hook("b"), hook("fast", "custom")
+    await rig.start(a, b, fast, bounds=Bounds(attempts=3))
+    await rig.publish(*range(10))  # now each has earned more than one
+    gates = {each.id: Gate() for each in (a, b, fast)}
+    rig.sink.answer = lambda at, d: gates[at.id](at, d)
+    rig.sink.attempts.clear()
+    await rig.publish("x")
+    await rig.publish("y")
+    assert sorted(name for _, name, _, _ in rig.sink.attempts) == ["a", "b", "fast"]
+    gates["a"].open()
+    await settled()
+    # What a has left may always begin; the slot that b gives back goes to who has waited longest.
+    gates["b"].open()
+    await settled()
+    assert rig.sink.contents("b") == ["x", "y"]
+    gates["a"].open()
+    await settled()
+    assert rig.sink.contents("fast") == ["x", "y"]
+    for gate in gates.values():
+        gate.open()
 
 
 async def test_many_slow_hooks_leave_room_for_a_fast_one(rig: Works) -> None:
