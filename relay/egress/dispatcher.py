@@ -62,6 +62,7 @@ class Dispatcher:
         self._sink = sink
         self._restore = restore
         self._lanes: dict[str, Lane] = {}
+        self._retired: set[Lane] = set()
         self._hungry: dict[Lane, None] = {}
         self._partitions: dict[int, Partition] = {}
         self._leaving: dict[int, Partition] = {}
@@ -91,7 +92,7 @@ class Dispatcher:
         self._is_closing = True
         await self._tasks.aclose()
         await self._say_goodbye()
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._retired):
             await lane.aclose()
         partitions = (*self._partitions.values(), *self._leaving.values())
         await asyncio.gather(*map(self._end, partitions))
@@ -138,8 +139,10 @@ class Dispatcher:
         removed = [id_ for id_ in self._lanes if hooks.since.get(id_) != known.get(id_)]
         self.hooks = hooks
         for hook_id in removed:
-            self._hungry.pop(self._lanes[hook_id], None)
-            self._lanes.pop(hook_id).close()
+            lane = self._lanes.pop(hook_id)
+            self._hungry.pop(lane, None)
+            self._retired.add(lane)
+            lane.close()
         for hook in enabled.values():
             self._set_lane(hook)
         for partition in self._partitions.values():
@@ -273,6 +276,7 @@ class Dispatcher:
         """Tell how much waits, and let the oldest go of hooks for which more waits than may."""
         metrics.PARTITIONS.set(len(self._partitions))
         metrics.OUTBOX_ENTRIES.set(sum(each.lease.length for each in self._partitions.values()))
+        self._retired = {lane for lane in self._retired if lane.under_way}
         for lane in list(self._lanes.values()):
             pending = self._pending(lane)
             metrics.PENDING.labels(lane.hook.id).set(pending)

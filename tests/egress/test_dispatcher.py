@@ -760,6 +760,17 @@ async def test_volatile_events_are_not_delivered(rig: Works) -> None:
     assert rig.sink.contents() == [2]
 
 
+async def test_closing_ends_attempts_of_removed_hooks_too(rig: Works) -> None:
+    rig.sink.answer = Gate()
+    await rig.start(hook("gone"), hook("kept"))
+    await rig.publish(1)
+    await rig.set_hooks(hook("kept"))
+    await rig.timers.advance(2.5)
+    assert rig.sink.under_way == 2
+    await rig.dispatcher.aclose()
+    assert rig.sink.under_way == 0
+
+
 async def test_closing_closes_the_sink(rig: Works) -> None:
     await rig.start(hook())
     await rig.dispatcher.aclose()
