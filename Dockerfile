@@ -5,7 +5,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY relay relay
 COPY web web
-RUN python -m venv /opt/relay && /opt/relay/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/relay && /opt/relay/bin/pip install --no-cache-dir '.[aws]'
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --no-create-home relay

@@ -85,7 +85,7 @@ bench: .venv/.dev
 soak: .venv/.dev test-tools
 	@long=$$(grep -rlw SOAK tests --include='test_*.py' || true); \
 	test -n "$$long" || { echo 'No test has a long form yet.'; exit 0; }; \
-	set -x; SOAK=$${SOAK:-50} $(BIN)/python -m pytest -o faulthandler_timeout=900 $$long $(ARGS)
+	set -x; SOAK=$${SOAK:-50} $(BIN)/python -m pytest -o faulthandler_timeout=1800 $$long $(ARGS)
 
 clean:
 	rm -rf .venv node_modules build dist artifacts .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [fanout|memory|publish]``: print the environment and one table."""
+"""``python -m benchmarks [fanout|memory|publish|deliver]``: print the environment and one table."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import fanout, machine, memory, publish
+from benchmarks import deliver, fanout, machine, memory, publish
 from benchmarks.plan import Plan, compiled
 from benchmarks.servers import Broken, Redis, relay_command
 from benchmarks.table import Row, render
@@ -18,6 +18,7 @@ PARTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "fanout": fanout.measure,
     "memory": memory.measure,
     "publish": publish.measure,
+    "deliver": deliver.measure,
 }
 
 LEGEND = """\
@@ -87,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         default="all",
         choices=["all", *PARTS],
-        help="fanout: cost of a delivery; memory: of an idle socket; publish: of an event",
+        help="fanout: cost of a delivery; memory: of an idle socket; publish: of an event; "
+        "deliver: of a delivery to a hook",
     )
     parser.add_argument("--quick", action="store_true", help="short slices, for a first look")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a limit is missed")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from relay import api, calls, forwarded, http, ingress, metrics
+from relay import api, calls, egress, forwarded, hooks, http, ingress, metrics
 from relay.announcer import Announcer
-from relay.broker import Broker, Inbox, Limits, Store, Unavailable
+from relay.broker import Broker, Inbox, Limits, Outbox, Store, Unavailable
 from relay.broker.seats import Sessions
 from relay.doors import Door
 from relay.gateway.hub import Hub
@@ -38,7 +40,7 @@ class App:
 
     def __init__(self, settings: Settings, *, demo: bool = False) -> None:
         self._settings = settings
-        self._broker, self._store, self._sessions, inbox = _backends(settings)
+        self._broker, self._store, self._sessions, self._outbox, inbox = _backends(settings)
         self._hub = Hub(self._broker)
         self._live = ingress.LiveDoor(
             self._hub.deliver_volatile,
@@ -47,6 +49,22 @@ class App:
             max_bytes=settings.webhook_max_bytes,
         )
         self._ingest = None if inbox is None else self._ingest_door(inbox)
+        self._hook_networks = forwarded.read_networks(settings.hook_allow)
+        self._hooks_file = api.HooksFile(settings.hooks, self._hook_rules())
+        self._sink = egress.AnySink(
+            api_key=settings.api_key,
+            secret=settings.api_secret,
+            clock=time.time_ns,
+            networks=self._hook_networks,
+        )
+        self._dispatcher = egress.Dispatcher(
+            outbox=self._outbox,
+            store=self._store,
+            sink=self._sink,
+            rng=Random(),  # noqa: S311 - jitter, not secrets
+            bounds=egress.Bounds(attempts=settings.hook_attempts),
+            restore=partial(self._hooks_file.apply, self._store),
+        )
         self._draining = False
         self._new_id = _id_source()
         self.sockets = self._sockets()
@@ -57,20 +75,33 @@ class App:
     async def start(self) -> None:
         """Connect to the broker and begin to relay; raises ``Unavailable``."""
         await self._broker.start(self._hub, self._live.receive)
+        await self._hooks_file.apply(self._store)
         await self._hub.start()
         await self.sockets.start()
         self._participants.start()
+        await self._dispatcher.start()
         if self._ingest is not None:
             self._ingest.start()
+
+    def _hook_rules(self) -> hooks.Rules:
+        """Return what the hooks of the operator's file must keep to."""
+        return hooks.Rules(
+            time.time_ns(), lambda: str(uuid4()), self._hook_networks, egress.has_aws()
+        )
 
     def turn_unready(self) -> None:
         """Say from now on that this process is about to end."""
         self._draining = True
 
     async def drain(self) -> None:
-        """Let the sockets go; with the embedded broker there is no other process to go to."""
-        await self.sockets.drain(
-            self._settings.drain_timeout, handover=bool(self._settings.redis_url)
+        """Let the sockets go, and finish the deliveries that are under way.
+
+        With the embedded broker there is no other process for the sockets to go to.
+        """
+        limit_s = self._settings.drain_timeout
+        await asyncio.gather(
+            self.sockets.drain(limit_s, handover=bool(self._settings.redis_url)),
+            self._dispatcher.drain(limit_s),
         )
 
     def dismiss(self) -> None:
@@ -84,6 +115,7 @@ class App:
         await self._participants.aclose()
         await self.sockets.aclose()
         await self._hub.aclose()
+        await self._dispatcher.aclose()
         await self._broker.aclose()
 
     # -- wiring -----------------------------------------------------------------------------------
@@ -155,7 +187,12 @@ class App:
 
     def _asgi(self, demo: bool) -> ASGIApp:
         starlette = Starlette(
-            routes=[*self._webhook_routes(), *self._api_routes(), *self._page_routes(demo)],
+            routes=[
+                *self._webhook_routes(),
+                *self._api_routes(),
+                *self._operator_routes(),
+                *self._page_routes(demo),
+            ],
             exception_handlers=http.exception_handlers(),
         )
         # A path is what it is: a redirect would drop the body, and is no answer in six keys.
@@ -195,6 +232,19 @@ class App:
             max_bytes=max(API_MAX_BYTES, 8 * settings.custom_max_bytes),
             strict_calls=settings.strict_calls,
             guests=settings.guests,
+            receivers=self._sink,
+            hook_networks=self._hook_networks,
+            aws=egress.has_aws(),
+        )
+
+    def _operator_routes(self) -> list[Route]:
+        return api.operator_routes(
+            store=self._store,
+            outbox=self._outbox,
+            troubles=self._dispatcher.troubles,
+            clock=time.time_ns,
+            token=self._settings.admin_token,
+            door=Door("api", self._broker),
         )
 
     def _page_routes(self, demo: bool) -> list[Route]:
@@ -212,29 +262,51 @@ class App:
         health = self._broker.health()
         problems.update(health.problems)
         metrics.REDIS_UP.set(problems["broker"] is None)
-        return api.Readiness(problems, health.warnings)
+        troubles = self._dispatcher.troubles().items()
+        warnings = [f"hook {hook_id}: {trouble}" for hook_id, trouble in troubles]
+        return api.Readiness(problems, (*health.warnings, *warnings))
 
 
-def _backends(settings: Settings) -> tuple[Broker, Store, Sessions, Inbox | None]:
-    """Return what keeps and carries everything, as the settings ask for it."""
+class Backends(NamedTuple):
+    """What keeps and carries everything: all of one kind, on one Redis or in this process."""
+
+    broker: Broker
+    store: Store
+    sessions: Sessions
+    outbox: Outbox
+    inbox: Inbox | None
+
+
+def _backends(settings: Settings) -> Backends:
+    """Return what the settings ask for."""
     limits = Limits(
         history_count=settings.history_count,
         history_age_s=settings.history_age,
         dedupe_window_s=settings.dedupe_window,
         publish_timeout_s=settings.publish_timeout,
         replicas=settings.redis_replicas,
+        outbox_bytes=settings.outbox_bytes,
+        dead_letter_bytes=settings.dead_letter_bytes,
     )
     node = uuid4().hex[:16]
     if not settings.redis_url:
-        from relay.broker.memory import MemoryBroker, MemoryStore
+        from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
         from relay.broker.memory_sessions import MemorySessions
 
-        memory = MemoryBroker(limits, time.time_ns, node)
-        return memory, MemoryStore(), MemorySessions(time.time_ns), None
-    from relay.broker.redis import RedisBroker, RedisInbox, RedisSessions, RedisStore
+        owed = MemoryOutbox(time.time_ns, limits)
+        memory = MemoryBroker(limits, time.time_ns, node, outbox=owed)
+        return Backends(memory, MemoryStore(owed), MemorySessions(time.time_ns), owed, None)
+    from relay.broker.redis import (
+        RedisBroker,
+        RedisInbox,
+        RedisOutbox,
+        RedisSessions,
+        RedisStore,
+    )
 
     broker = RedisBroker(settings.redis_url, settings.redis_prefix, limits, node)
-    return broker, RedisStore(broker), RedisSessions(broker), RedisInbox(broker)
+    outbox = RedisOutbox(broker, lease_s=settings.hook_lease)
+    return Backends(broker, RedisStore(broker), RedisSessions(broker), outbox, RedisInbox(broker))
 
 
 def _id_source() -> Callable[[], str]:

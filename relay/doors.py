@@ -6,12 +6,18 @@ event or after, is counted by its reason as well. Used by every edge.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from relay import logs, metrics
 from relay.broker import Broker
 from relay.errors import RelayError
-from relay.events import Event, Publication
+from relay.events import Event, Origin, Publication
 
 log = logs.get(__name__)
+
+BEYOND: Final = 2**53 - 2
+"""An offset that no call reaches: asked for what comes after it, history tells its epochs alone."""
 
 
 class Door:
@@ -27,11 +33,15 @@ class Door:
         self._duplicates = metrics.DUPLICATES.labels(name)
         self._reused = metrics.REUSED_IDS.labels(name)
 
-    async def publish(self, event: Event) -> Publication:
-        """Publish an event and count what became of it; raises ``Unavailable``."""
+    async def publish(self, event: Event, origins: Sequence[Origin] = ()) -> Publication:
+        """Publish an event and count what became of it; raises ``Unavailable``.
+
+        ``origins``: where it was published before. What this relay itself has delivered to a hook
+        that leads back here is a duplicate, or it would go round for ever.
+        """
         self._accepted.inc()
         try:
-            publication = await self._broker.publish(event)
+            publication = await self._returned(origins) or await self._broker.publish(event)
         except BaseException as error:
             self._failed.inc()  # also when whoever waited for it has gone
             if isinstance(error, RelayError):
@@ -49,6 +59,7 @@ class Door:
             publication = self._broker.publish_now(event)
         except RelayError as error:
             self._accepted.inc()
+            self._failed.inc()
             self.refused(error)
             raise
         if publication is not None:
@@ -64,6 +75,18 @@ class Door:
             self._duplicates.inc()
         else:
             (self._volatile if event.volatile else self._kept).inc()
+
+    async def _returned(self, origins: Sequence[Origin]) -> Publication | None:
+        """Return the first time something was published here, if it was.
+
+        The name of an epoch is random: a call that knows it has given out the position.
+        """
+        for cid, event_id, position in origins:
+            history = await self._broker.history(cid, BEYOND)
+            if position.epoch in [epoch.name for epoch in history.epochs]:
+                log.info("a delivery came back", door=self.name, cid=cid)
+                return Publication(cid=cid, event_id=event_id, position=position, duplicate=True)
+        return None
 
     def refused(self, error: RelayError) -> None:
         """Count something that this door did not let in."""

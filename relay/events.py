@@ -46,6 +46,14 @@ class Position(NamedTuple):
     offset: int
 
 
+class Origin(NamedTuple):
+    """Where a relay, this one or another, has published something."""
+
+    cid: str
+    event_id: str
+    position: Position
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """A fact about one call, ready to be published.
 
@@ -230,6 +238,31 @@ def given_event(
         alias=alias,
         volatile=volatile,
     )
+
+
+def origins(body: dict[str, Any]) -> tuple[Origin, ...]:
+    """Return where a body that comes in was published before; empty when it never was.
+
+    What a relay publishes has a position, and it delivers that to hooks, which may lead back to a
+    relay. A door that wraps bodies puts one inside the other's ``custom``: the outermost is first.
+    """
+    found: list[Origin] = []
+    inner: Any = body
+    while isinstance(inner, dict):
+        match inner:
+            case {
+                "call_cid": str(cid), "event_id": str(event_id), "epoch": str(epoch),
+                "offset": int(offset),
+            } if _CID.fullmatch(cid):  # fmt: skip
+                found.append(Origin(cid, event_id, Position(epoch, offset)))
+        inner = inner.get("custom")
+    return tuple(found)
+
+
+def told(body: dict[str, Any]) -> bytes:
+    """Return what a body says, the same however it came: without what relays put into it."""
+    shown = {key: value for key, value in body.items() if key not in _OWN_FIELDS}
+    return wire.canonical(wire.with_rfc3339(shown))
 
 
 def placed(body: bytes, position: Position) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.datastructures import Headers
@@ -31,7 +31,7 @@ from relay.errors import (
     TooLarge,
     TooSlow,
 )
-from relay.events import Event, Publication
+from relay.events import Event, Origin, Publication
 
 Clock = Callable[[], int]
 """Returns the time in nanoseconds since 1970."""
@@ -100,10 +100,12 @@ def endpoint(handler: Handler, door: Door) -> Handler:
     return timed
 
 
-async def publish(request: Request, door: Door, event: Event) -> Publication:
+async def publish(
+    request: Request, door: Door, event: Event, origins: Sequence[Origin] = ()
+) -> Publication:
     """Publish what a request brought; from here on the door itself counts what becomes of it."""
     request.state.taken = True
-    return await door.publish(event)
+    return await door.publish(event, origins)
 
 
 # -- answers ------------------------------------------------------------------------------------

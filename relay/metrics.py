@@ -110,6 +110,39 @@ CANARIES_MISSED: Final = Counter(
     "relay_canaries_missed", "Subscriptions made anew because a canary did not come back."
 )
 
+ATTEMPTS: Final = Counter(
+    "relay_hook_attempts", "Attempts to deliver an event, by how they ended.", ["hook", "outcome"]
+)
+DELIVERED: Final = Counter("relay_hook_delivered", "Deliveries that a hook took.", ["hook"])
+DEAD_LETTERS: Final = Counter(
+    "relay_dead_letters", "Deliveries that were given up, by reason.", ["hook", "reason"]
+)
+DEAD_LETTERS_DROPPED: Final = Counter(
+    "relay_dead_letters_dropped", "Dead letters dropped because more are not kept."
+)
+UNOWED: Final = Counter(
+    "relay_hook_dropped", "Deliveries dropped because their hook was removed.", ["hook"]
+)
+IN_FLIGHT: Final = Gauge(
+    "relay_hook_attempts_under_way", "Attempts under way.", multiprocess_mode="livesum"
+)
+PENDING: Final = Gauge(
+    "relay_hook_pending", "Entries of the outbox that a hook has not got.", ["hook"],
+    multiprocess_mode="livesum",
+)  # fmt: skip
+HOOK_OPEN: Final = Gauge(
+    "relay_hook_open", "Whether a hook is left alone because it keeps failing (per process).",
+    ["hook"], multiprocess_mode="max",
+)  # fmt: skip
+OUTBOX_ENTRIES: Final = Gauge(
+    "relay_outbox_entries", "Entries of the outbox in the partitions this process delivers.",
+    multiprocess_mode="livesum",
+)  # fmt: skip
+PARTITIONS: Final = Gauge(
+    "relay_outbox_partitions", "Partitions that this process delivers.",
+    multiprocess_mode="livesum",
+)  # fmt: skip
+
 
 def render() -> bytes:
     """Return all metrics in Prometheus' text format, those of every worker."""

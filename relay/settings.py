@@ -53,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_origins: str = "*"
     sources: str = ""
     media: str = ""
+    hooks: str = ""
+    hook_allow: str = ""
     strict_calls: bool = False
     guests: bool = True
     admin_token: str = ""
@@ -82,6 +84,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     publish_timeout: float = 3.0
     drain_notice: float = 0.0
     drain_timeout: float = 10.0
+    outbox_bytes: int = 16_777_216
+    dead_letter_bytes: int = 4_194_304
+    hook_lease: float = 10.0
+    hook_attempts: int = 2000
 
     @property
     def accepted_keys(self) -> Keys:
@@ -116,6 +122,10 @@ OPTIONS: Final[dict[str, Option]] = {
     "allowed_origins": Option("origins of pages that may connect, comma separated; * = any"),
     "sources": Option("TOML file that lists webhook sources beside 'stream'"),
     "media": Option("TOML file that describes the media server whose keys joinCall hands out"),
+    "hooks": Option("TOML file that lists hooks: webhooks, queues and topics that get the events"),
+    "hook_allow": Option(
+        "networks that hooks may reach although they are not public, comma separated"
+    ),
     "strict_calls": Option("watching or sending to a call that was never created is refused"),
     "guests": Option("POST /video/guest gives tokens to whoever knows the API key"),
     "admin_token": Option("bearer token that guards operators' endpoints", secret=True),
@@ -158,6 +168,17 @@ OPTIONS: Final[dict[str, Option]] = {
         "how long a stopping process is unready before it leaves its port", "seconds"
     ),
     "drain_timeout": Option("how long a stopping process takes to let its sockets go", "seconds"),
+    "outbox_bytes": Option(
+        "events owed to hooks in one of 256 partitions; beyond, the oldest become dead letters",
+        "bytes",
+    ),
+    "dead_letter_bytes": Option(
+        "dead letters kept in one of 256 partitions; beyond, the oldest are dropped", "bytes"
+    ),
+    "hook_lease": Option(
+        "after how long without a sign of life others deliver what a process had to", "seconds"
+    ),
+    "hook_attempts": Option("attempts to deliver that a process may have under way", "attempts"),
 }
 
 
@@ -221,16 +242,17 @@ def _check(settings: Settings) -> None:
     _key_pairs(settings.keys)
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError("RELAY_TLS_CERT and RELAY_TLS_KEY go together: set both or none")
-    for field in ("tls_cert", "tls_key", "sources", "media"):
+    for field in ("tls_cert", "tls_key", "sources", "media", "hooks"):
         path = getattr(settings, field)
         if path and not Path(path).is_file():
             raise SettingsError(f"{env_name(field)}={path!r}: there is no such file")
-    try:
-        forwarded.read_networks(settings.trusted_proxies)
-    except ValueError as error:
-        raise SettingsError(
-            f"RELAY_TRUSTED_PROXIES must list addresses and networks such as 10.0.0.0/8: {error}"
-        ) from None
+    for field in ("trusted_proxies", "hook_allow"):
+        try:
+            forwarded.read_networks(getattr(settings, field))
+        except ValueError as error:
+            raise SettingsError(
+                f"{env_name(field)} must list addresses and networks such as 10.0.0.0/8: {error}"
+            ) from None
     if settings.webhook_freshness > settings.dedupe_window:
         raise SettingsError(
             "RELAY_WEBHOOK_FRESHNESS must not be over RELAY_DEDUPE_WINDOW: a webhook repeated in "

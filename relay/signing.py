@@ -51,6 +51,11 @@ def standard_signature(webhook_id: str, timestamp: str, body: bytes, secret: str
     return "v1," + base64.b64encode(digest).decode()
 
 
+def standard_secret(secret: str) -> str:
+    """Return the ``whsec_`` form of a secret that is any text: what receivers configure."""
+    return _KEY_PREFIX + base64.b64encode(secret.encode()).decode()
+
+
 def standard_key(secret: str) -> bytes:
     """Return the key bytes of a ``whsec_`` secret (base64; the prefix may be missing).
 

@@ -19,11 +19,13 @@ from starlette.types import ASGIApp
 
 from relay import api, http, signing, tokens, wire
 from relay.broker import Broker, Limits, Store
-from relay.broker.memory import MemoryBroker, MemoryStore
+from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.calls import Participant, Session
 from relay.doors import Door
+from relay.egress.sinks import Checked
 from relay.errors import Unavailable, UnknownConnection
 from relay.events import Event, Publication, given_event
+from relay.hooks import Hook
 from relay.ingress import load_sources, webhooks
 from relay.registry import Registry
 from relay.tokens import Keys
@@ -124,6 +126,19 @@ class Joins:
         self.running.pop(cid, None)
 
 
+class Receivers:
+    """The deliveries' side: every queue and topic is there, but for those that are ``missing``."""
+
+    def __init__(self) -> None:
+        self.asked: list[Hook] = []
+        self.missing: set[str] = set()
+
+    async def check(self, hook: Hook) -> Checked:
+        self.asked.append(hook)
+        gone = hook.aws.target in self.missing
+        return Checked("NotFound: it is not there" if gone else None, {"arn": hook.aws.target})
+
+
 class AwayBroker(MemoryBroker):
     """A broker whose Redis is away while ``away`` is set."""
 
@@ -147,6 +162,7 @@ class Edges:
     watches: Watches
     announcer: Announcements
     joins: Joins
+    receivers: Receivers
     problems: dict[str, str | None] = field(default_factory=dict)
 
     async def published(self, cid: str) -> list[dict[str, Any]]:
@@ -200,6 +216,7 @@ def compose(
     watches: Watches,
     announcer: Announcements,
     joins: Joins,
+    receivers: Receivers,
     problems: Mapping[str, str | None],
     warnings: Collection[str] = (),
     sources: str = "",
@@ -227,6 +244,7 @@ def compose(
             watches=watches,
             announcer=announcer,
             joins=joins,
+            receivers=receivers,
             clock=clock,
             ready=ready,
             max_bytes=MAX_BYTES,
@@ -241,19 +259,22 @@ def compose(
 @asynccontextmanager
 async def edges(**options: Any) -> AsyncIterator[Edges]:
     """Give the edges with a client; ``options`` go to ``compose``."""
-    clock, watches, store = Clock(), Watches(), MemoryStore()
+    clock, watches, receivers = Clock(), Watches(), Receivers()
+    store = MemoryStore(MemoryOutbox(clock))
     problems: dict[str, str | None] = {}
     broker = AwayBroker(Limits(), clock, "node")
     announcer, joins = Announcements(broker, clock), Joins(clock)
     app = compose(
         broker=broker, store=store, clock=clock, watches=watches, announcer=announcer, joins=joins,
-        problems=problems, **options,
+        receivers=receivers, problems=problems, **options,
     )  # fmt: skip
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://relay", event_hooks={"response": [_conforms]}
     ) as client:
-        yield Edges(client, app, broker, store, clock, watches, announcer, joins, problems)
+        yield Edges(
+            client, app, broker, store, clock, watches, announcer, joins, receivers, problems
+        )
 
 
 async def _conforms(response: httpx.Response) -> None:

@@ -29,6 +29,9 @@ LAYERS: Final = (
         "forwarded",
         "permissions",
         "media",
+        "addresses",
+        "hook_fields",
+        "hooks",
     },
     {"settings", "tasks"},
     {"broker", "publisher"},
@@ -52,6 +55,8 @@ PURE: Final = LAYERS[1]
 HOMES: Final[dict[str, set[str]]] = {
     "aiobotocore": {"egress"},
     "aiohttp": {"egress"},
+    "yarl": {"egress"},
+    "botocore": {"egress"},
     "click": {"cli"},
     "hiredis": {"broker"},
     "httptools": set(),  # uvicorn's

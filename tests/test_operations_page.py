@@ -15,12 +15,13 @@ from relay.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/operations.md").read_text()
+DELIVERY = (ROOT / "docs/delivery.md").read_text()
 GATEWAY = "\n".join(path.read_text() for path in (ROOT / "relay/gateway").glob("*.py"))
 
 
-def rows(section: str) -> list[list[str]]:
+def rows(section: str, page: str = PAGE) -> list[list[str]]:
     """Return the cells of a section's first table."""
-    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
     table = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2:]]
 
@@ -32,7 +33,8 @@ def test_every_metric_is_listed_and_no_other() -> None:
             known.add(f"{value._name}_total")
         elif isinstance(value, Gauge | Histogram):
             known.add(value._name)
-    assert {row[0].strip("`") for row in rows("Metrics")} == known
+    listed = [*rows("Metrics"), *rows("For operators", DELIVERY)]
+    assert {name for row in listed for name in re.findall(r"`(\w+)`", row[0])} == known
 
 
 def test_every_why_of_a_closed_socket_is_listed() -> None:

@@ -153,6 +153,13 @@ def test_serve_needs_a_key_and_its_secret(missing: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["*", "10.0.0.1/8", "proxy.example", "::1,*"])
-def test_trusted_proxies_that_are_no_networks_are_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="RELAY_TRUSTED_PROXIES"):
-        settings.read({"RELAY_TRUSTED_PROXIES": text})
+@pytest.mark.parametrize("name", ["RELAY_TRUSTED_PROXIES", "RELAY_HOOK_ALLOW"])
+def test_networks_that_are_none_are_refused(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        settings.read({name: text})
+
+
+@pytest.mark.parametrize("name", ["RELAY_SOURCES", "RELAY_HOOKS"])
+def test_a_file_must_be_there(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}='/nowhere.toml': there is no such file"):
+        settings.read({name: "/nowhere.toml"})

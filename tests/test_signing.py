@@ -128,6 +128,11 @@ def test_a_secret_must_be_base64(secret: str) -> None:
         signing.standard_key(secret)
 
 
+@given(st.text())
+def test_any_text_has_a_standard_form_with_its_bytes_as_the_key(secret: str) -> None:
+    assert signing.standard_key(signing.standard_secret(secret)) == secret.encode()
+
+
 def test_the_prefix_of_a_secret_may_be_missing() -> None:
     bare = STANDARD_SECRET.removeprefix("whsec_")
     assert signing.standard_key(bare) == signing.standard_key(STANDARD_SECRET)

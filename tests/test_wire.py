@@ -172,6 +172,41 @@ def test_the_custom_of_an_application_is_never_touched(custom: dict[str, Any]) -
     assert wire.with_rfc3339({"custom": custom}) == {"custom": custom}
 
 
+def test_hooks_may_have_integer_times_at_every_depth() -> None:
+    ns, text = 1_795_419_273_477_260_007, "2026-11-23T07:34:33.477260007Z"
+    body = {
+        "created_at": text,
+        "timestamp": text,
+        "call": {"session": {"ended_at": text, "accepted_by": {"john": text, "custom": text}}},
+        "members": [{"user": {"last_active": text, "name": text}}],
+        "times_at": [text, "soon", None, 5],
+        "type": "custom",
+        "deleted_at": None,
+    }
+    assert wire.decode(wire.nanosecond_times(wire.encode(body))) == {
+        "created_at": ns,
+        "timestamp": ns,
+        "call": {"session": {"ended_at": ns, "accepted_by": {"john": ns, "custom": ns}}},
+        "members": [{"user": {"last_active": ns, "name": text}}],
+        "times_at": [ns, "soon", None, 5],
+        "type": "custom",
+        "deleted_at": None,
+    }
+
+
+@given(st.dictionaries(st.text(), JSON), NS)
+def test_the_two_dialects_are_each_others_inverse(custom: dict[str, Any], ns: int) -> None:
+    body = {"created_at": ns, "custom": custom, "call": {"updated_at": ns, "custom": custom}}
+    there = wire.encode(wire.with_rfc3339(body))
+    assert wire.nanosecond_times(there) == wire.encode(body)
+
+
+def test_a_custom_that_becomes_nanoseconds_around_stays_byte_for_byte() -> None:
+    custom = b'{"big":123456789012345678901234567890,"n":1.10,"created_at":"2026-01-01T00:00:00Z"}'
+    body = b'{"custom":%b,"call":{"custom":%b},"offset":7}' % (custom, custom)
+    assert wire.nanosecond_times(body) == body
+
+
 # -- frames -------------------------------------------------------------------------------------
 
 

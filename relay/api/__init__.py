@@ -1,4 +1,4 @@
-"""The HTTP API: calls, members, events and users as Stream's SDKs ask for them, and health.
+"""The HTTP API: calls, members, events, users and hooks as Stream's SDKs ask for them, and health.
 
 Each path exists twice: for client SDKs (``/video``, RFC 3339 times) and for server SDKs
 (``/api/v2/video``, integer nanoseconds); ``http.answer`` knows which is which.
@@ -6,7 +6,7 @@ Each path exists twice: for client SDKs (``/video``, RFC 3339 times) and for ser
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from relay import http
 from relay.api import (
+    app,
     calls,
     courtesy,
     events,
@@ -26,20 +27,24 @@ from relay.api import (
     unserved,
     users,
 )
-from relay.api.context import Announces, Caller, Context, Joins, Watches
+from relay.api.context import Announces, Caller, Context, Joins, Receivers, Watches
 from relay.api.health import Probe, Readiness
+from relay.api.hooks_file import HooksFile
 from relay.api.limits import Meter
 from relay.api.media_file import load_media
+from relay.api.operators import operator_routes
 from relay.api.page import page_routes
 from relay.broker import Store
 from relay.doors import Door
 from relay.events import CUSTOM_LIMIT
+from relay.forwarded import Network
 from relay.http import Clock
 from relay.media import Media
 from relay.tokens import Keys
 
 __all__ = [
-    "Announces", "Joins", "Probe", "Readiness", "Watches", "load_media", "page_routes", "routes",
+    "Announces", "HooksFile", "Joins", "Probe", "Readiness", "Receivers", "Watches", "load_media",
+    "operator_routes", "page_routes", "routes",
 ]  # fmt: skip
 
 _Endpoint = Callable[[Context, Request, Caller], Awaitable[Response]]
@@ -80,6 +85,9 @@ _VIDEO: Final[Mapping[str, Mapping[str, _Operation]]] = {
 """Below ``/video`` and ``/api/v2/video``."""
 
 _APP: Final[Mapping[str, Mapping[str, _Operation]]] = {
+    "/app": {"GET": ("GetApp", app.get), "PATCH": ("UpdateApp", app.update)},
+    "/check_sns": {"POST": ("CheckSNS", app.check_sns)},
+    "/check_sqs": {"POST": ("CheckSQS", app.check_sqs)},
     "/rate_limits": {"GET": ("GetRateLimits", reference.rate_limits)},
     "/users": {
         "GET": ("QueryUsers", users.query),
@@ -100,6 +108,7 @@ def routes(
     watches: Watches,
     announcer: Announces,
     joins: Joins,
+    receivers: Receivers,
     clock: Clock,
     ready: Probe,
     media: Media | None = None,
@@ -108,6 +117,8 @@ def routes(
     max_bytes: int = 1_048_576,
     strict_calls: bool = False,
     guests: bool = True,
+    hook_networks: Sequence[Network] = (),
+    aws: bool = True,
 ) -> list[Route]:
     """Return every route of the API.
 
@@ -122,12 +133,15 @@ def routes(
         announcer=announcer,
         joins=joins,
         meter=Meter(store, http_rate, clock),
+        receivers=receivers,
         clock=clock,
         media=media,
         custom_limit=custom_limit,
         max_bytes=max_bytes,
         strict_calls=strict_calls,
         guests=guests,
+        hook_networks=hook_networks,
+        aws=aws,
     )
     found = [_guest_route(context, prefix) for prefix in ("/video", "/api/v2")]
     for prefix in _PREFIXES:

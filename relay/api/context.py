@@ -21,6 +21,8 @@ from relay.calls import Call, Session
 from relay.doors import Door
 from relay.errors import NotAllowed, NotFound, Unauthenticated
 from relay.events import Publication
+from relay.forwarded import Network
+from relay.hooks import Hook
 from relay.http import Clock
 from relay.media import Media
 from relay.tokens import Claims, Keys
@@ -143,9 +145,35 @@ class Caller:
             raise NotAllowed(f"an anonymous user cannot {what}: log in first", reason="anonymous")
 
 
+class Checked(Protocol):
+    """What a queue or a topic said: ``error`` None means that it is there."""
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong, in AWS's words."""
+        ...
+
+    @property
+    def data(self) -> dict[str, str]:
+        """What is known of it."""
+        ...
+
+
+class Receivers(Protocol):
+    """The deliveries' side: it can ask whether a hook's queue or topic is there."""
+
+    async def check(self, hook: Hook) -> Checked:
+        """Ask with the hook's credentials; never raises, bounded in time."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The API's collaborators and limits. ``max_bytes`` bounds a request's body."""
+    """The API's collaborators and limits. ``max_bytes`` bounds a request's body.
+
+    ``hook_networks`` may be reached by hooks although they are not public; ``aws`` tells whether
+    SQS and SNS are possible.
+    """
 
     keys: Keys
     store: Store
@@ -154,12 +182,15 @@ class Context:
     announcer: Announces
     joins: Joins
     meter: Meter
+    receivers: Receivers
     clock: Clock
     media: Media | None
     custom_limit: int
     max_bytes: int
     strict_calls: bool
     guests: bool
+    hook_networks: Sequence[Network]
+    aws: bool
 
     # -- who is asking ----------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ to a position. Delivery to hubs is *at most once*: a hub notices what is missing
 asks for it with ``history``.
 
 The atomic step: seen this identity? → offset + 1 → append to history → remember the identity →
-publish. Whoever got an answer from ``publish`` knows that all of it happened, whoever got
-``Unavailable`` may repeat the same event: what had happened is found and answered as a duplicate.
+append to the outbox, when a hook wants it (``relay.broker.outbox``) → publish. Whoever got an
+answer from ``publish`` knows that all of it happened, whoever got ``Unavailable`` may repeat the
+same event: what had happened is found and answered as a duplicate.
 
 Order: publications of one call are handed over in the order of their offsets, and events that one
 task gives to ``publish`` one after another are published in that order.
@@ -24,15 +25,37 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from relay.broker.outbox import (
+    Attempt,
+    Changes,
+    DeadLetter,
+    Due,
+    HookList,
+    Key,
+    Lease,
+    LeaseLost,
+    Outbox,
+    Owed,
+    Progress,
+    Reason,
+    Replayed,
+    Span,
+    Tried,
+    Waiting,
+    delivery_id,
+)
 from relay.calls import Call
 from relay.errors import Unavailable
 from relay.events import Event, Position, Publication
 from relay.filters import Found, Query
+from relay.hooks import Hooks
 from relay.users import Profile, User
 
 __all__ = [
-    "Broker", "Change", "Entry", "Epoch", "Found", "Health", "History", "Inbox", "InboxEntry",
-    "Limits", "Listener", "Receiver", "Roster", "Store", "Unavailable",
+    "Attempt", "Broker", "Change", "Changes", "DeadLetter", "Due", "Entry", "Epoch", "Found",
+    "Health", "History", "HookList", "Inbox", "InboxEntry", "Key", "Lease", "LeaseLost", "Limits",
+    "Listener", "Outbox", "Owed", "Progress", "Reason", "Receiver", "Replayed", "Roster", "Span",
+    "Store", "Tried", "Unavailable", "Waiting", "delivery_id",
 ]  # fmt: skip
 
 
@@ -46,6 +69,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     publish_timeout_s: float = 3.0
     publish_queue: int = 10_000
     replicas: int = 0
+    outbox_bytes: int = 16_777_216
+    dead_letter_bytes: int = 4_194_304
 
 
 class Epoch(NamedTuple):
@@ -279,7 +304,7 @@ class Change(NamedTuple):
 
 
 class Store(Protocol):
-    """Calls and users. Reads see every write that was answered before.
+    """Calls, users and hooks. Reads see every write that was answered before.
 
     Whatever is changed is changed as one: two changes at once both happen, one after the other. A
     function that describes a change is pure and may be called more than once; what it raises
@@ -340,5 +365,17 @@ class Store(Protocol):
 
         Windows are aligned: ``now_ns`` falls into the one that began at the last multiple of
         ``window_s`` seconds. All processes count together.
+        """
+        ...
+
+    async def hooks(self) -> HookList:
+        """Return the hooks as they are now."""
+        ...
+
+    async def save_hooks(self, hooks: Hooks, based_on: HookList, now_ms: int) -> HookList | None:
+        """Replace the hooks that were read as ``based_on``; None when others came in between.
+
+        When it returns, every publication accepted from then on is owed to the new hooks. After
+        ``Unavailable`` some partitions may know them already: save again.
         """
         ...

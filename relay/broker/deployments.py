@@ -90,8 +90,8 @@ class Deployment(Protocol):
         """Return commands whose connections are called ``what`` and know ``scripts``."""
         ...
 
-    def subscriptions(self, what: str, *, timeout_s: float) -> Subscriptions:
-        """Return subscriptions whose connections are called ``what``."""
+    def subscriptions(self, what: str, *, channels: Keyspace, timeout_s: float) -> Subscriptions:
+        """Return subscriptions to ``channels`` whose connections are called ``what``."""
         ...
 
     def partitions(self) -> list[int]:
@@ -148,12 +148,12 @@ class Single:
         )
         return Commands(link, timeout_s=timeout_s, bound=bound)
 
-    def subscriptions(self, what: str, *, timeout_s: float) -> Subscriber:
+    def subscriptions(self, what: str, *, channels: Keyspace, timeout_s: float) -> Subscriber:
         """Return subscriptions over one connection."""
         return Subscriber(
             self._route,
             connection_name(self._node, what),
-            keyspace=self._keyspace,
+            keyspace=channels,
             node=self._node,
             timeout_s=timeout_s,
             changed=self._changed,
@@ -210,21 +210,23 @@ class Cluster:
         carrier: Carrier = ClusterLinks(self._map, link)
         return Commands(carrier, timeout_s=timeout_s, bound=bound, routed=True)
 
-    def subscriptions(self, what: str, *, timeout_s: float) -> ClusterSubscriber:
+    def subscriptions(
+        self, what: str, *, channels: Keyspace, timeout_s: float
+    ) -> ClusterSubscriber:
         """Return subscriptions at the server of each call's slot."""
 
         def subscriber(address: Address, elsewhere: SubscriptionElsewhere) -> Subscriber:
             return Subscriber(
                 address,
                 connection_name(self._node, what),
-                keyspace=self._keyspace,
+                keyspace=channels,
                 node=self._node,
                 timeout_s=timeout_s,
                 changed=self._changed,
                 elsewhere=elsewhere,
             )
 
-        return ClusterSubscriber(self._map, self._keyspace, subscriber)
+        return ClusterSubscriber(self._map, channels, subscriber)
 
     def partitions(self) -> list[int]:
         """Return the first partition of each primary."""

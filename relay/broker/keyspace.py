@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import count
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from relay.broker.rules import alias_key, seen_key
@@ -36,6 +36,40 @@ def is_canary(cid: str) -> bool:
     return cid.startswith(_CANARY)
 
 
+class OutboxKeys(NamedTuple):
+    """The keys of one partition's outbox.
+
+    ``entries``: a stream, by number. ``state``: a hash of counters and what the publish step knows
+    of the hooks. ``wake``: the channel on which it tells that something is new. ``dead``,
+    ``dead_at``: dead letters by id, and ids by time. ``lease``: who delivers. ``tried``: what was
+    done and tried, by delivery. ``waiting``, ``waiting_at``: deliveries by id, and ids by when they
+    are due.
+    """
+
+    entries: str
+    state: str
+    wake: str
+    dead: str
+    dead_at: str
+    lease: str
+    tried: str
+    waiting: str
+    waiting_at: str
+
+    @classmethod
+    def of(cls, stem: str) -> OutboxKeys:
+        """Return the keys that begin with ``stem``."""
+        names = (
+            "state", "wake", "dead", "dead:at", "lease", "tried", "waiting", "waiting:at",
+        )  # fmt: skip
+        return cls(stem, *(f"{stem}:{name}" for name in names))
+
+    @property
+    def of_publish(self) -> tuple[str, ...]:
+        """The keys that the publish step takes: entries, state, wake, dead, dead_at."""
+        return self[:5]
+
+
 class Keyspace:
     """Names under one prefix. Never Python's ``hash()``: it differs between processes."""
 
@@ -48,9 +82,14 @@ class Keyspace:
         self.nodes = f"{prefix}nodes"
         self.seats = f"{prefix}seats"
         self.seats_lease = f"{prefix}seats:lease"
+        self.deliverers = f"{prefix}deliverers"
         self.partitions_key = f"{prefix}partitions"
+        self.hooks = f"{prefix}hooks"
         self.partitions = partitions
         self._prefix = prefix
+        self.outboxes = [
+            OutboxKeys.of(f"{prefix}{{p{number}}}:out") for number in range(partitions)
+        ]
 
     def partition(self, cid: str) -> int:
         """Return the partition of a call."""
@@ -115,7 +154,11 @@ class Keyspace:
     def of_publish(self, event: Event) -> list[str]:
         """Return the keys of the publish step, as scripts/publish.lua takes them."""
         cid = event.cid
-        tag = f"{self._prefix}{{p{self.partition(cid)}}}"
-        keys = [f"{tag}:c:{cid}", f"{tag}:m:{cid}", f"{tag}:h:{cid}", f"{tag}:w:{cid}"]
+        number = self.partition(cid)
+        tag = f"{self._prefix}{{p{number}}}"
+        keys = [
+            f"{tag}:c:{cid}", f"{tag}:m:{cid}", f"{tag}:h:{cid}", f"{tag}:w:{cid}",
+            *self.outboxes[number].of_publish,
+        ]  # fmt: skip
         keys.extend(f"{tag}:i:{key}" for key in (seen_key(event), alias_key(event)) if key)
         return keys

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from relay.broker import Entry, Epoch, Health, History, Limits, Listener, Receiver, Roster
 from relay.broker.desk import Desk
+from relay.broker.memory_outbox import MemoryOutbox
 from relay.broker.memory_store import MemoryStore
 from relay.broker.rules import (
     PAGE_BYTES,
@@ -28,7 +29,7 @@ from relay.broker.rules import (
 from relay.errors import Unavailable
 from relay.events import Event, Position, Publication, placed
 
-__all__ = ["MemoryBroker", "MemoryStore"]
+__all__ = ["MemoryBroker", "MemoryOutbox", "MemoryStore"]
 
 SEEN_BOUND: Final = 1_000_000
 """Seen ids kept at once, about 400 bytes each: with the default window 137 new ones a second."""
@@ -86,9 +87,16 @@ class MemoryBroker:
     """A broker for one process. ``clock`` returns nanoseconds and never goes back."""
 
     def __init__(
-        self, limits: Limits, clock: Callable[[], int], node: str, *, seen_bound: int = SEEN_BOUND
+        self,
+        limits: Limits,
+        clock: Callable[[], int],
+        node: str,
+        *,
+        seen_bound: int = SEEN_BOUND,
+        outbox: MemoryOutbox | None = None,
     ) -> None:
         self._limits = limits
+        self._outbox = outbox
         self._clock = clock
         self._node = node
         self._seen_bound = seen_bound
@@ -177,6 +185,8 @@ class MemoryBroker:
         call.entries.append(_Kept(now, Entry(call.offset, body)))
         if len(call.entries) > self._limits.history_count:
             call.entries.popleft()
+        if self._outbox is not None:
+            self._outbox.append(event, top, body)
         return top, body
 
     def _hand_over(self) -> None:

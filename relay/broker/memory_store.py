@@ -13,12 +13,14 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Generic, TypeVar
 
-from relay.broker import Change
+from relay.broker import Change, HookList
 from relay.broker.finding import Budget, Queries
 from relay.broker.indexes import Mark, Span, marks_of_call, marks_of_user
+from relay.broker.memory_outbox import MemoryOutbox
 from relay.broker.rules import call_text, life_of_user_s
 from relay.calls import Call
 from relay.filters import Found, Query
+from relay.hooks import Hooks
 from relay.users import Profile, User, changed
 
 __all__ = ["MemoryStore"]
@@ -88,7 +90,8 @@ class MemoryTable(Generic[R]):
 class MemoryStore:
     """Calls and users in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: MemoryOutbox | None = None) -> None:
+        self._outbox = outbox
         self._queries = Queries()
         self._calls = MemoryTable[Call](marks_of_call)
         self._users = MemoryTable[User](marks_of_user)
@@ -185,3 +188,14 @@ class MemoryStore:
                 break
             del uses[oldest]
         return spent
+
+    # -- hooks ----------------------------------------------------------------------------------
+
+    async def hooks(self) -> HookList:
+        """Return the hooks as they are now."""
+        return HookList() if self._outbox is None else self._outbox.hooks
+
+    async def save_hooks(self, hooks: Hooks, based_on: HookList, now_ms: int) -> HookList | None:
+        """Replace the hooks that were read as ``based_on``; None when others came in between."""
+        assert self._outbox is not None, "hooks without an outbox would lose every delivery"
+        return self._outbox.save_hooks(hooks, based_on, now_ms)

@@ -31,6 +31,7 @@ from relay.broker import (
     scripts,
 )
 from relay.broker.canary import Canaries
+from relay.broker.deployments import Subscriptions
 from relay.broker.desk import Desk
 from relay.broker.keyspace import CANARY_HEADER, PARTITIONS, VOLATILE_HEADER, Keyspace
 from relay.broker.link import Replicas
@@ -65,8 +66,9 @@ _REUSED: Final = 2
 
 _COMMAND_SCRIPTS: Final = (
     scripts.CONNECTIONS, scripts.DUE, scripts.END, scripts.HEARTBEAT, scripts.HISTORY, scripts.JOIN,
-    scripts.LEASE, scripts.LEAVE, scripts.NODES, scripts.NOTIFY, scripts.POSITIONS, scripts.REPLACE,
-    scripts.ROSTER, scripts.SEATS, scripts.SPEND,
+    scripts.LEASE, scripts.LEAVE, scripts.NODES, scripts.NOTIFY, scripts.OUT_DUE, scripts.OUT_HOOKS,
+    scripts.OUT_LEASE, scripts.OUT_READ, scripts.OUT_RECORD, scripts.OUT_REPLAY, scripts.POSITIONS,
+    scripts.REPLACE, scripts.ROSTER, scripts.SEATS, scripts.SPEND,
 )  # fmt: skip
 
 
@@ -112,9 +114,7 @@ class RedisBroker:
             replicas=_replicas(limits),
         )
         self.commands = self.requests("command", _COMMAND_SCRIPTS, bound=COMMAND_BOUND)
-        self._subscriber = self._deployment.subscriptions(
-            "subscribe", timeout_s=limits.publish_timeout_s
-        )
+        self._subscriber = self.subscriptions("subscribe", self.keyspace)
         self._desk = Desk()
         self._messages = RedisMessages(self._desk, self.commands, self.keyspace, node)
         self._canaries = Canaries(self._publish_canary, self._subscriber, self._canary_cids)
@@ -131,6 +131,12 @@ class RedisBroker:
         """Return commands on connections of their own; ``wait_s`` is how long they may block."""
         return self._deployment.commands(
             what, loaded, timeout_s=self.limits.publish_timeout_s + wait_s, bound=bound
+        )
+
+    def subscriptions(self, what: str, channels: Keyspace) -> Subscriptions:
+        """Return subscriptions to ``channels``, on connections of their own, not yet open."""
+        return self._deployment.subscriptions(
+            what, channels=channels, timeout_s=self.limits.publish_timeout_s
         )
 
     @property
@@ -200,7 +206,11 @@ class RedisBroker:
 
     async def _check_partitions(self) -> None:
         ours = str(self.keyspace.partitions)
-        before = await self.commands.request("SET", self.keyspace.partitions_key, ours, "NX", "GET")
+        key = self.keyspace.partitions_key
+        # Reading first: a Redis that is out of memory takes no SET, whatever it would do.
+        before = await self.commands.request("GET", key)
+        if before is None:
+            before = await self.commands.request("SET", key, ours, "NX", "GET")
         if before is not None and before.decode() != ours:
             raise SettingsError(
                 f"the calls in Redis are spread over {before.decode()} partitions, this relay is "
@@ -232,6 +242,11 @@ class RedisBroker:
             self.limits.history_count,
             self._age_ms,
             self._life_ms,
+            event.cid,
+            event.type,
+            event.event_id,
+            self.limits.outbox_bytes,
+            self.limits.dead_letter_bytes,
             repeatable=event.identity is not None,
         )
         return Publication(

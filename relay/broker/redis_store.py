@@ -1,11 +1,14 @@
-"""Calls and users in Redis, for all processes: records and indexes, see ``redis_table``."""
+"""Calls, users and hooks in Redis, for all processes: records and indexes, see ``redis_table``."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 
+import msgspec
+
 from relay import wire
-from relay.broker import Change, scripts
+from relay.broker import Change, HookList, scripts
 from relay.broker.finding import Queries
 from relay.broker.indexes import marks_of_call, marks_of_user
 from relay.broker.redis_broker import RedisBroker
@@ -13,6 +16,7 @@ from relay.broker.redis_table import Table
 from relay.broker.rules import call_text, life_of_user_s
 from relay.calls import Call
 from relay.filters import Found, Query
+from relay.hooks import Hooks
 from relay.users import Profile, User, changed
 
 __all__ = ["RedisStore"]
@@ -101,6 +105,30 @@ class RedisStore:
             scripts.SPEND, [self._keyspace.spent(key, window_s, window)], 2 * window_s
         )
         return spent
+
+    async def hooks(self) -> HookList:
+        """Return the hooks as they are now."""
+        text = await self._redis.request("GET", self._keyspace.hooks)
+        return msgspec.convert(wire.decode(text), HookList) if text else HookList()
+
+    async def save_hooks(self, hooks: Hooks, based_on: HookList, now_ms: int) -> HookList | None:
+        """Replace the hooks that were read as ``based_on``; None when others came in between."""
+        saved = based_on.changed(hooks, now_ms)
+        before = wire.encode(based_on) if based_on.version else b""
+        text = wire.encode(saved)
+        if await self._redis.run(scripts.REPLACE, [self._keyspace.hooks], before, text) != text:
+            return None
+        await self._tell(saved)
+        return saved
+
+    async def _tell(self, saved: HookList) -> None:
+        """Let the publish steps of every partition know what is wanted now."""
+        wanted = saved.wanted()
+        telling = (
+            self._redis.run(scripts.OUT_HOOKS, [keys.state, keys.wake], saved.version, wanted)
+            for keys in self._keyspace.outboxes
+        )
+        await asyncio.gather(*telling)
 
 
 def _for_ever(_: Call) -> int:

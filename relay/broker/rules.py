@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Final
 
 from relay import wire
-from relay.broker import Limits
+from relay.broker import DeadLetter, Limits, Tried, Waiting
 from relay.calls import Call
 from relay.errors import BadInput, TooLarge
 from relay.events import CLOCK_AHEAD_S, Event
@@ -28,6 +28,9 @@ GUEST: Final = "guest"
 
 GUEST_LIFE_S: Final = 48 * 3600
 """A guest is forgotten this long after it was last saved: its token is good for half of that."""
+
+ENTRY_BYTES: Final = 200
+"""What an entry of the outbox counts besides its body (scripts/publish.lua counts the same)."""
 
 
 def seen_key(event: Event) -> str | None:
@@ -84,3 +87,24 @@ def call_text(call: Call) -> bytes:
 def life_of_user_s(user: User) -> int:
     """Return after how many seconds a user that was not saved again is forgotten; 0 = never."""
     return GUEST_LIFE_S if user.role == GUEST else 0
+
+
+def replayed(letter: DeadLetter) -> Waiting | None:
+    """Return what a dead letter becomes when it is replayed; None when its body is gone.
+
+    Attempts are numbered on; everything else about the row begins anew. It is due at once.
+    """
+    if letter.body is None:
+        return None
+    return Waiting(
+        id=letter.id,
+        due_ms=0,
+        hook_id=letter.hook_id,
+        cid=letter.cid,
+        type=letter.type,
+        event_id=letter.event_id,
+        epoch=letter.epoch,
+        offset=letter.offset,
+        body=letter.body,
+        tried=Tried(before=letter.tried.number),
+    )

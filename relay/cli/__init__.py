@@ -1,4 +1,4 @@
-"""The command ``relay``: serve, demo, token, send, watch, simulate, settings, check.
+"""The command ``relay``: serve, demo, token, send, watch, simulate, hooks, dead, settings, check.
 
 Each command lives in a module of this package and is imported when it is called, so that
 ``relay token`` does not wait for a server's imports. A user's mistake is one line that begins with
@@ -25,6 +25,8 @@ _MODULES: Final = {
     "watch": "watch",
     "token": "token",
     "simulate": "simulate",
+    "hooks": "hooks",
+    "dead": "dead",
     "check": "check",
     "settings": "settings",
 }

@@ -15,11 +15,14 @@ from typing import Any, Final, NamedTuple
 import click
 import redis
 
-from relay import settings
+from relay import forwarded, settings
+from relay.api import HooksFile
 from relay.broker import clients
 from relay.broker.keyspace import Keyspace
 from relay.broker.redis_url import Place, Shape
 from relay.cli import credentials, options
+from relay.egress import has_aws
+from relay.hooks import Rules
 from relay.settings import Settings, SettingsError
 
 TIMEOUT_S: Final = 5.0
@@ -68,10 +71,21 @@ def _findings(flags: dict[str, Any]) -> Iterator[Finding]:
     yield _windows(chosen)
     if chosen.tls_cert:
         yield _certificate(chosen)
+    if chosen.hooks:
+        yield _hooks(chosen)
     if chosen.redis_url:
         yield from _redis(chosen)
     else:
         yield Finding("ok", "no RELAY_REDIS_URL: one process, its history ends with it")
+
+
+def _hooks(chosen: Settings) -> Finding:
+    rules = Rules(time.time_ns(), str, forwarded.read_networks(chosen.hook_allow), has_aws())
+    try:
+        count = HooksFile(chosen.hooks, rules).count
+    except SettingsError as error:
+        return Finding("fail", str(error))
+    return Finding("ok", f"{chosen.hooks}: {count} hooks")
 
 
 def _credentials(chosen: Settings) -> Finding:

@@ -1,6 +1,7 @@
 """The relay a command talks to: its address, one kept-alive HTTP connection, and plain answers.
 
-Used by ``send`` and ``simulate`` (HTTP) and ``watch`` (the address). Standard library only.
+Used by ``send``, ``simulate``, ``hooks`` and ``dead`` (HTTP) and ``watch`` (the address). Standard
+library only.
 """
 
 from __future__ import annotations
@@ -92,16 +93,22 @@ class Target:
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Post a JSON body to a path; raises ``Unreachable``."""
+        return self._ask("POST", path, body, {"Content-Type": "application/json", **headers})
+
+    def get(self, path: str, headers: Mapping[str, str]) -> Answer:
+        """Ask for a path; raises ``Unreachable``."""
+        return self._ask("GET", path, None, headers)
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
         try:
-            return self._post(path, body, headers)
+            self._http.request(method, path, body, dict(headers))
+            response = self._http.getresponse()
+            return Answer(response.status, response.read().decode("utf-8", "replace"))
         except (OSError, http.client.HTTPException) as error:
             self._http.close()
             raise self._unreachable(error) from error
-
-    def _post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        self._http.request("POST", path, body, {"Content-Type": "application/json", **headers})
-        response = self._http.getresponse()
-        return Answer(response.status, response.read().decode("utf-8", "replace"))
 
     def _unreachable(self, error: Exception) -> Unreachable:
         where = f"{self._url.scheme}://{self._url.netloc}"

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from relay import events, signing, users, wire
 from relay.errors import BadInput, BadSignature
-from relay.events import Event
+from relay.events import Event, Origin
 from relay.tokens import Keys, secrets_of
 from relay.users import User
 
@@ -22,11 +22,13 @@ _NS: Final = 1_000_000_000
 class Accepted(NamedTuple):
     """What a verified webhook is known by, and the event it brings: None when about no call.
 
-    ``body`` is what it says where it says it in Stream's words.
+    ``body`` is what it says where it says it in Stream's words; ``origins`` is where relays have
+    published it before, when it is a delivery of one.
     """
 
     event_id: str
     event: Event | None
+    origins: tuple[Origin, ...] = ()
     body: Mapping[str, Any] | None = None
 
 
@@ -76,6 +78,8 @@ class StreamSource:
         digest = events.fingerprint(wire.canonical(body))
         if body.get("call_cid") is None:
             return Accepted(digest, None)
+        if origins := events.origins(body):
+            return Accepted(digest, _returned(body, origins[0]), origins)
         event = events.given_event(
             body,
             event_id=digest,
@@ -84,7 +88,7 @@ class StreamSource:
             fingerprint=digest,
             alias=_id_or_none(headers.get("x-webhook-id")),
         )
-        return Accepted(digest, event, body)
+        return Accepted(digest, event, body=body)
 
 
 class StandardSource:
@@ -123,7 +127,8 @@ class StandardSource:
         check_age(_seconds(timestamp) * _NS, now_ns, self._freshness_s)
         body = wire.decode_object(plain)
         cid = self._cid(body)
-        return Accepted(event_id, self._event(cid, body, event_id, now_ns) if cid else None)
+        event = self._event(cid, body, event_id, now_ns) if cid else None
+        return Accepted(event_id, event, events.origins(body))
 
     def _cid(self, body: dict[str, Any]) -> str | None:
         value = at_pointer(body, self._call)
@@ -146,6 +151,21 @@ class StandardSource:
             sender=f"source:{self.name}",
             minted=False,
         )
+
+
+def _returned(body: dict[str, Any], origin: Origin) -> Event:
+    """Build the event of a delivery of another relay: it keeps its id.
+
+    Deliveries that go in a circle over several relays are known by it the second time.
+    """
+    event_id = events.check_event_id(origin.event_id)
+    return events.given_event(
+        body,
+        event_id=event_id,
+        sender="relay",
+        identity=event_id,
+        fingerprint=events.fingerprint(events.told(body)),
+    )
 
 
 def check_age(created_ns: int, now_ns: int, freshness_s: float) -> None:

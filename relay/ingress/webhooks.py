@@ -45,7 +45,7 @@ def routes(
             return http.answer(request, {"status": "ignored", "event_id": accepted.event_id})
         if accepted.body is not None:
             await registry.learn(accepted.body, clock())
-        publication = await http.publish(request, door, accepted.event)
+        publication = await http.publish(request, door, accepted.event, accepted.origins)
         status = "duplicate" if publication.duplicate else "published"
         return http.answer(request, {"status": status, **http.position_fields(publication)})
 

@@ -43,9 +43,17 @@ def test_keys_have_their_documented_names() -> None:
 
 def test_the_publish_step_declares_every_key_it_touches() -> None:
     keys = KEYS.of_publish(event(1, cid="default:demo", identity="x", alias="y"))
-    assert [key.split(":")[2] for key in keys] == ["c", "m", "h", "w", "i", "i"]
-    assert len(KEYS.of_publish(event(1, identity="x"))) == 5
-    assert len(KEYS.of_publish(event(1, identity=None, alias="y"))) == 4
+    kinds = ["c", "m", "h", "w", "out", "out", "out", "out", "out", "i", "i"]
+    assert [key.split(":")[2] for key in keys] == kinds
+    assert len(KEYS.of_publish(event(1, identity="x"))) == 10
+    assert len(KEYS.of_publish(event(1, identity=None, alias="y"))) == 9
+
+
+def test_the_keys_of_an_outbox_lie_in_its_partition() -> None:
+    keys = KEYS.outboxes[7]
+    assert all(key.startswith("relay:{p7}:out") for key in keys)
+    assert len(set(keys)) == len(keys)
+    assert (keys.entries, keys.wake) == ("relay:{p7}:out", "relay:{p7}:out:wake")
 
 
 def test_the_header_has_a_fixed_size() -> None:

@@ -61,9 +61,10 @@ class Seen:
     """A request as it arrived, and the connection it came on."""
 
     def __init__(self, handler: BaseHTTPRequestHandler) -> None:
+        self.method = handler.command
         self.path = handler.path
         self.headers = {name.lower(): value for name, value in handler.headers.items()}
-        self.body = handler.rfile.read(int(handler.headers["content-length"]))
+        self.body = handler.rfile.read(int(handler.headers["content-length"] or 0))
         self.peer = handler.client_address
 
 
@@ -92,6 +93,9 @@ class HttpServer:
                 self.send_header("Content-Length", str(len(outer.answer)))
                 self.end_headers()
                 self.wfile.write(outer.answer)
+
+            def do_GET(self) -> None:
+                self.do_POST()
 
             def log_message(self, *args: object) -> None:
                 """Say nothing."""

@@ -209,3 +209,14 @@ def test_replicas_that_are_asked_for_and_missing_fail(relay: Relay, redis_url: s
     answer = relay("check", "--redis-url", redis_url, "--redis-replicas", "1", **GOOD)
     assert answer.exit_code == 1
     assert "fail: 0 of the 1 replicas" in answer.output
+
+
+def test_a_file_of_hooks_is_read(relay: Relay, tmp_path: Path) -> None:
+    path = tmp_path / "hooks.toml"
+    path.write_text('[[hook]]\nid = "a"\nhook_type = "webhook"\nwebhook_url = "http://10.1.2.3/"\n')
+    answer = relay("check", "--hooks", str(path), **GOOD)
+    assert answer.exit_code == 1
+    assert "hook[0].webhook_url: 10.1.2.3 is not a public address" in answer.stdout
+    answer = relay("check", "--hooks", str(path), "--hook-allow", "10.0.0.0/8", **GOOD)
+    assert answer.exit_code == 0
+    assert f"ok:   {path}: 1 hooks\n" in answer.stdout

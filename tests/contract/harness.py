@@ -12,10 +12,10 @@ from uuid import uuid4
 
 import msgspec
 
-from relay.broker import Broker, Limits, Store
-from relay.broker.memory import MemoryBroker, MemoryStore
+from relay.broker import Broker, Limits, Outbox, Store
+from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.broker.memory_sessions import MemorySessions
-from relay.broker.redis import RedisBroker, RedisSessions, RedisStore
+from relay.broker.redis import RedisBroker, RedisOutbox, RedisSessions, RedisStore
 from relay.broker.seats import Sessions
 from relay.events import Event, Position, fingerprint
 
@@ -140,6 +140,10 @@ class Rig(Protocol):
         """Return the keeper of sessions that goes with a broker."""
         ...
 
+    async def outbox(self, broker: Broker, woken: Callable[[int], None]) -> Outbox:
+        """Start the outbox that goes with a broker; it is closed with the rig."""
+        ...
+
     async def pass_time(self, seconds: float) -> None:
         """Return when the broker's clock shows ``seconds`` more."""
         ...
@@ -151,11 +155,14 @@ class MemoryRig:
     def __init__(self) -> None:
         self._now_ns = 1_800_000_000_000_000_000
         self.started: list[MemoryBroker] = []
+        self._outboxes: dict[str, MemoryOutbox] = {}
 
     async def broker(
         self, limits: Limits = DEFAULTS, recorder: Recorder | None = None
     ) -> MemoryBroker:
-        broker = MemoryBroker(limits, lambda: self._now_ns, uuid4().hex)
+        outbox = MemoryOutbox(lambda: self._now_ns, limits)
+        broker = MemoryBroker(limits, lambda: self._now_ns, uuid4().hex, outbox=outbox)
+        self._outboxes[broker.node] = outbox
         recorder = recorder or Recorder()
         broker.receive(recorder)
         await broker.start(recorder, recorder.on_live)
@@ -163,7 +170,12 @@ class MemoryRig:
         return broker
 
     def store(self, broker: Broker) -> Store:
-        return MemoryStore()
+        return MemoryStore(self._outboxes[broker.node])
+
+    async def outbox(self, broker: Broker, woken: Callable[[int], None]) -> MemoryOutbox:
+        outbox = self._outboxes[broker.node]
+        await outbox.start(woken)
+        return outbox
 
     def sessions(self, broker: Broker) -> Sessions:
         return MemorySessions(lambda: self._now_ns)
@@ -189,6 +201,7 @@ class RedisRig:
         self.server = server
         self.prefix = f"test-{uuid4().hex}:"
         self.started: list[RedisBroker] = []
+        self.outboxes: list[RedisOutbox] = []
 
     async def broker(
         self,
@@ -213,6 +226,15 @@ class RedisRig:
         assert isinstance(broker, RedisBroker)
         return RedisSessions(broker)
 
+    async def outbox(
+        self, broker: Broker, woken: Callable[[int], None], **options: Any
+    ) -> RedisOutbox:
+        assert isinstance(broker, RedisBroker)
+        outbox = RedisOutbox(broker, **options)
+        await outbox.start(woken)
+        self.outboxes.append(outbox)
+        return outbox
+
     async def pass_time(self, seconds: float) -> None:
         with self.server.client() as client:
             end = _seconds(client.time()) + seconds
@@ -229,6 +251,8 @@ async def closing(rig: MemoryRig | RedisRig) -> AsyncIterator[Any]:
     try:
         yield rig
     finally:
+        for outbox in getattr(rig, "outboxes", ()):
+            await outbox.aclose()
         for broker in rig.started:
             await broker.aclose()
 

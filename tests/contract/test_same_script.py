@@ -10,13 +10,15 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.broker import Broker, Limits, Roster
+from relay.broker import Limits, Outbox, Owed, Roster
 from relay.events import Event, Position
+from relay.hooks import Hook, Hooks, HookType
 from tests.contract.harness import MemoryRig, Recorder, RedisRig, caught_up, closing, event
 from tests.redis_server import RedisServer
 
 CIDS = ("default:a", "default:b", "livestream:c")
 LIMITS = Limits(history_count=4)
+NOW = 1_900_000_000_000
 
 cids = st.sampled_from(CIDS)
 publishes = st.fixed_dictionaries(
@@ -38,11 +40,18 @@ steps = st.one_of(
     st.tuples(st.just("positions"), st.lists(cids, max_size=3)),
     st.tuples(st.just("history"), st.tuples(cids, st.integers(0, 8))),
     st.tuples(st.just("roster"), st.tuples(cids, st.integers(0, 2))),
+    st.tuples(
+        st.just("hooks"), st.sampled_from(((), ("*",), ("custom",), ("other",), ("other", "*")))
+    ),
 )
 
 
-async def play(broker: Broker, recorder: Recorder, script: list[tuple[str, Any]]) -> list[Any]:
+async def play(
+    rig: MemoryRig | RedisRig, recorder: Recorder, script: list[tuple[str, Any]]
+) -> list[Any]:
     """Return everything that can be seen from outside while the script runs."""
+    broker = await rig.broker(LIMITS, recorder)
+    store, outbox = rig.store(broker), await rig.outbox(broker, lambda _: None)
     outcomes: list[Any] = []
     numbers = count()
     for action, arguments in script:
@@ -64,9 +73,41 @@ async def play(broker: Broker, recorder: Recorder, script: list[tuple[str, Any]]
             case "roster":
                 await broker.set_roster(arguments[0], Roster(arguments[1]))
                 outcomes.append(list((await broker.rosters(arguments[0])).values()))
+            case "hooks":
+                await store.save_hooks(_hooks(arguments), await store.hooks(), NOW)
     await caught_up(broker, recorder)
     outcomes.append([p for p in recorder.publications if p[0] in CIDS])
+    outcomes.append(await owed(outbox))
     return outcomes
+
+
+def _hooks(types: tuple[str, ...]) -> Hooks:
+    return Hooks(
+        tuple(
+            Hook(
+                id=each,
+                hook_type=HookType.WEBHOOK,
+                webhook_url="https://a.test/",
+                event_types=() if each == "*" else (each,),
+            )
+            for each in types
+        )
+    )
+
+
+async def owed(outbox: Outbox) -> list[Any]:
+    """Return what is owed, call by call: only the order within a call is promised."""
+    found: list[Owed] = []
+    for partition in range(outbox.partitions):
+        lease = await outbox.lease(partition)
+        assert lease is not None
+        if lease.length:
+            found += await outbox.read(lease, 0, 1000)
+    return [
+        (each.version, each.type, each.event_id, each.position, each.body)
+        for each in sorted(found, key=lambda each: each.cid)
+        if each.cid in CIDS
+    ]
 
 
 def _event(arguments: dict[str, Any], number: int) -> Event:
@@ -94,8 +135,7 @@ def test_memory_and_redis_do_the_same(
 ) -> None:
     async def outcome(rig: MemoryRig | RedisRig) -> str:
         async with closing(rig):
-            recorder = Recorder()
-            return comparable(await play(await rig.broker(LIMITS, recorder), recorder, script))
+            return comparable(await play(rig, Recorder(), script))
 
     in_memory = asyncio.run(outcome(MemoryRig()))
     assert asyncio.run(outcome(RedisRig(redis_server))) == in_memory

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 from websockets.frames import Opcode
 
 from relay import metrics
 from relay.broker import Unavailable
-from relay.broker.memory import MemoryStore
+from relay.broker.memory import MemoryOutbox, MemoryStore
 from relay.errors import Close
 from relay.users import Profile, User
 from tests.bad_input import SIX_KEYS
@@ -193,7 +194,7 @@ class BrokenStore(MemoryStore):
 async def test_trouble_of_ours_at_the_login_is_told_by_a_close_code_only(
     make_gateway: MakeGateway,
 ) -> None:
-    store = BrokenStore()
+    store = BrokenStore(MemoryOutbox(time.time_ns))
     gateway = make_gateway(store=store)
     peer = await Peer(gateway).log_in()
     assert peer.texts == []
@@ -206,7 +207,7 @@ async def test_trouble_of_ours_at_the_login_is_told_by_a_close_code_only(
 async def test_one_who_leaves_during_its_login_leaves_nothing_behind(
     make_gateway: MakeGateway,
 ) -> None:
-    store = BrokenStore()
+    store = BrokenStore(MemoryOutbox(time.time_ns))
     store.gate = asyncio.Event()
     gateway = make_gateway(store=store)
     peer = await Peer(gateway).log_in()

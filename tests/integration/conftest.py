@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cloud import cloud, moto
 from tests.processes import RelayProcess, relay_pair
 from tests.redis_server import RedisServer, redis_server
 
-__all__ = ["redis_server"]
+__all__ = ["cloud", "moto", "redis_server"]
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,13 @@ import pytest
 from playwright.async_api import Browser, async_playwright
 
 from tests.browser.conftest import CHROMIUM_FLAGS
+from tests.cloud import cloud, moto
 from tests.processes import RelayProcess, relay_pair
 from tests.redis_server import RedisServer, redis_server
 from tests.sdk.driver import FOLDER, VideoClient, in_chromium, in_node, node
 from tests.sdk.front import Front
 
-__all__ = ["redis_server"]
+__all__ = ["cloud", "moto", "redis_server"]
 
 Opens = Callable[[Front], AbstractAsyncContextManager[VideoClient]]
 """Opens a video client that talks to a relay."""

@@ -15,7 +15,8 @@ import msgspec
 
 __all__ = [
     "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES",
-    "NOTIFY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "Script",
+    "NOTIFY", "OUT_DUE", "OUT_HOOKS", "OUT_LEASE", "OUT_READ", "OUT_RECORD", "OUT_REPLAY",
+    "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "Script",
 ]  # fmt: skip
 
 COPIES: Final = 1024
@@ -60,6 +61,12 @@ LEASE: Final = _load("lease")
 LEAVE: Final = _load("leave")
 NODES: Final = _load("nodes")
 NOTIFY: Final = _load("notify")
+OUT_DUE: Final = _load("out_due")
+OUT_HOOKS: Final = _load("out_hooks")
+OUT_LEASE: Final = _load("out_lease")
+OUT_READ: Final = _load("out_read")
+OUT_RECORD: Final = _load("out_record")
+OUT_REPLAY: Final = _load("out_replay")
 POSITIONS: Final = _load("positions")
 PUBLISH: Final = _load("publish")
 REPLACE: Final = _load("replace")

@@ -56,3 +56,23 @@ end
 local function published_ms(id)
   return tonumber(string.match(id, '-(%d+)$'))
 end
+
+-- Put a dead letter in its place, and drop the oldest above the bound in bytes. The count of bytes
+-- lies in the state. Returns how many were dropped.
+local function bury(state, dead, dead_at, id, at, text, bound)
+  local size = #text - redis.call('HSTRLEN', dead, id)
+  redis.call('HSET', dead, id, text)
+  redis.call('ZADD', dead_at, at, id)
+  local bytes = redis.call('HINCRBY', state, 'dead', whole(size))
+  local dropped = 0
+  while bytes > bound and redis.call('ZCARD', dead_at) > 1 do
+    local oldest = redis.call('ZPOPMIN', dead_at)[1]
+    bytes = redis.call('HINCRBY', state, 'dead', whole(-redis.call('HSTRLEN', dead, oldest)))
+    redis.call('HDEL', dead, oldest)
+    dropped = dropped + 1
+  end
+  if dropped > 0 then
+    redis.call('HINCRBY', state, 'dropped', dropped)
+  end
+  return dropped
+end

@@ -1,0 +1,469 @@
+"""One partition in the hands of this process: what is read of it, and what is recorded.
+
+Entries are read once for all hooks. A hook without room stays behind and reads by itself when it
+has room again (``Track.lags``), so that none delays another and nothing is held but what is about
+to be delivered. Everything up to the lowest hook's place is removed.
+
+What is to be recorded is gathered while the record before is on its way, so one request carries
+what many deliveries have to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Final, Protocol
+
+from relay import logs, metrics
+from relay.broker import (
+    Changes,
+    HookList,
+    Key,
+    Lease,
+    LeaseLost,
+    Outbox,
+    Owed,
+    Progress,
+    Reason,
+    Tried,
+    Unavailable,
+    Waiting,
+)
+from relay.broker.rules import PAGE_BYTES
+from relay.egress.jobs import Job
+from relay.egress.ledger import Ledger
+from relay.egress.timers import Handle, Timers
+from relay.egress.tracks import Track, Tracks
+from relay.hooks import Hook
+from relay.tasks import Tasks
+
+log = logs.get(__name__)
+
+PAGE: Final = 64
+"""Entries read at once."""
+DUE_AT_ONCE: Final = 16
+RECORD_LIMIT_S: Final = 2.0
+"""How long the end of a partition waits until everything is recorded."""
+
+
+class Receiver(Protocol):
+    """A hook's lane, as a partition sees it."""
+
+    hook: Hook
+
+    def room(self) -> int:
+        """Return how many more deliveries it can take now."""
+
+    def take(self, job: Job) -> None:
+        """Take a delivery."""
+
+    def stays_behind(self, partition: Partition) -> None:
+        """Note that entries of this partition are left to be read when there is room."""
+
+    def catches_up(self, partition: Partition) -> None:
+        """Note that none are left."""
+
+    def pump(self) -> None:
+        """Read what was left when there is room."""
+
+
+class Surroundings(Protocol):
+    """What a partition needs of the dispatcher."""
+
+    outbox: Outbox
+    timers: Timers
+    rng: Random
+
+    @property
+    def hooks(self) -> HookList:
+        """The hooks as this process knows them."""
+
+    @property
+    def receivers(self) -> Mapping[str, Receiver]:
+        """The lanes of the enabled hooks, by id."""
+
+    async def refresh(self) -> None:
+        """Read the hooks anew; the lanes are then those of the new list."""
+
+    def lost(self, partition: Partition) -> None:
+        """Forget a partition whose lease is gone."""
+
+
+class Partition:
+    """One leased partition. ``close`` ends its use; jobs of a closed one are dropped."""
+
+    def __init__(self, lease: Lease, around: Surroundings) -> None:
+        self.lease = lease
+        self.is_closed = False
+        self.is_closing = False
+        self._around = around
+        self._outbox = around.outbox
+        self._tracks = Tracks()
+        self._front = 0
+        self._progress = Progress({}, set(), {})
+        self._waiting: dict[str, Job] = {}
+        self._attempts = 0
+        self._ended = asyncio.Event()
+        self._next_due: Handle | None = None
+        self._next_due_ms = 0
+        self._is_looking = False
+        self._is_opened = False
+        self._has_news = True
+        self._is_reading = False
+        self._ledger = Ledger(
+            around.outbox, lease, around.rng, complete=self._settle_up, lost=self._lost
+        )
+        self._tasks = Tasks(f"partition {lease.partition}")
+
+    @property
+    def number(self) -> int:
+        """Which partition it is."""
+        return self.lease.partition
+
+    def open(self) -> None:
+        """Begin to deliver."""
+        self._tasks.spawn(self._open())
+
+    async def aclose(self) -> None:
+        """Record what is to be recorded, for a limited time, and end everything."""
+        self.is_closing = True
+        if not self.is_closed and not await self._ledger.aclose(RECORD_LIMIT_S):
+            log.info("deliveries are left to be repeated", partition=self.number)
+        self.close()
+        await self._tasks.aclose()
+
+    def close(self) -> None:
+        """Drop everything: another process has the lease, or may have it."""
+        self.is_closed = self.is_closing = True
+        self._ledger.close()
+        if self._next_due is not None:
+            self._next_due.cancel()
+        for receiver in self._around.receivers.values():
+            receiver.catches_up(self)
+
+    async def is_idle(self) -> None:
+        """Return when no attempt of its deliveries is under way."""
+        while self._attempts:
+            self._ended.clear()
+            await self._ended.wait()
+
+    def left(self, hook_id: str) -> int:
+        """Return how many entries a hook has not come to yet."""
+        track = self._tracks.get(hook_id)
+        return 0 if track is None else self._top - track.cursor
+
+    @property
+    def _top(self) -> int:
+        """The number of the last entry, as far as it is known."""
+        return max(self.lease.top, self._front)
+
+    # -- taking over ----------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        """Find out how far the leaseholder before has come, and begin there."""
+        persistently = self._ledger.persistently
+        try:
+            progress = await persistently(lambda: self._outbox.progress(self.lease))
+            first = await persistently(lambda: self._outbox.read(self.lease, 0, 1))
+        except LeaseLost:
+            return
+        self._begin(progress, first)
+
+    def _begin(self, progress: Progress, first: Sequence[Owed]) -> None:
+        """Take up every hook where its deliveries stand; ``first`` has the oldest entry."""
+        head = first[0].seq - 1 if first else self.lease.top
+        receivers = self._around.receivers
+        for key in (*progress.tried, *progress.done):
+            if key.hook_id not in receivers or key.seq <= head:
+                self._ledger.forget(key)
+        self._ledger.changes.gone |= progress.settled.keys() - receivers.keys()
+        self._progress = progress
+        self._tracks.trimmed = head
+        places = {hook_id: max(head, progress.settled.get(hook_id, 0)) for hook_id in receivers}
+        self._front = max(places.values(), default=self.lease.top)
+        self._is_opened = True
+        for hook_id, place in places.items():
+            self._track(hook_id, place)
+        self._look_for_due()
+        self.wake()
+        self._dirty()
+
+    def _track(self, hook_id: str, cursor: int) -> Track:
+        track = self._tracks[hook_id] = Track(cursor)
+        self._tracks.moved.add(hook_id)
+        if cursor < self._front:
+            track.lags = True
+            self._around.receivers[hook_id].stays_behind(self)
+            self._around.receivers[hook_id].pump()
+        return track
+
+    def renewed(self, lease: Lease) -> None:
+        """Take note of the renewed lease, and look for what no one has told of."""
+        if shed := lease.shed - self.lease.shed:
+            metrics.DEAD_LETTERS.labels("", Reason.OUTBOX_BOUND.value).inc(shed)
+            log.warning("the outbox is full: its oldest go", partition=self.number, entries=shed)
+        self.lease = lease
+        if not self._tracks and self._is_opened:
+            self._front = lease.top  # nobody is owed anything
+            self._dirty()
+        if lease.waiting > len(self._waiting):
+            self._look_for_due()
+        if self._has_news or lease.top > self._front:
+            self.wake()
+
+    def hooks_changed(self, removed: Sequence[str]) -> None:
+        """Drop what is owed to hooks that are no more, and make room for new ones."""
+        if not self._is_opened:
+            return
+        for hook_id in removed:
+            self._drop(hook_id)
+        for hook_id in self._around.receivers:
+            if hook_id not in self._tracks:
+                self._track(hook_id, self._front)
+        self._dirty()
+
+    def _drop(self, hook_id: str) -> None:
+        track = self._tracks.pop(hook_id, None)
+        if track is None:
+            return
+        metrics.UNOWED.labels(hook_id).inc(len(track.open) + self._top - track.cursor)
+        for seq in (*track.open, *track.done):
+            self._ledger.forget(Key(seq, hook_id))
+        for job in [job for job in self._waiting.values() if job.hook_id == hook_id]:
+            self.finish(job)
+        self._ledger.changes.settled.pop(hook_id, None)
+        self._ledger.changes.gone.add(hook_id)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look whether something is new."""
+        self._has_news = True
+        if self._is_opened and not (self._is_reading or self.is_closing):
+            self._is_reading = True
+            self._tasks.spawn(self._read())
+
+    async def _read(self) -> None:
+        try:
+            while self._has_news and not self.is_closing and self._is_anyone_here():
+                self._has_news = False
+                page = await self._outbox.read(self.lease, self._front, PAGE)
+                if not page:
+                    continue
+                if page[-1].version > self._around.hooks.version:
+                    await self._around.refresh()
+                self._take(page)
+                self._has_news |= _is_full(page, PAGE)
+        except Unavailable:
+            self._has_news = True  # the next renewal of the lease looks again
+        finally:
+            self._is_reading = False
+
+    def _is_anyone_here(self) -> bool:
+        """Tell whether a hook is where new entries are read; without hooks they are passed over."""
+        return not self._tracks or not all(track.lags for track in self._tracks.values())
+
+    def _take(self, page: Sequence[Owed]) -> None:
+        if self.is_closing:
+            return
+        receivers = self._around.receivers
+        for entry in page:
+            for hook_id, track in self._tracks.items():
+                if entry.seq > track.cursor and not track.lags:
+                    receiver = receivers[hook_id]
+                    if not self._offer(receiver, track, entry):
+                        track.lags = True
+                        receiver.stays_behind(self)
+            self._front = entry.seq
+        self._dirty()
+
+    def _offer(self, receiver: Receiver, track: Track, entry: Owed) -> bool:
+        """Give an entry to a hook, unless it is not owed or done; False when there is no room."""
+        key = Key(entry.seq, receiver.hook.id)
+        self._tracks.moved.add(receiver.hook.id)
+        if key in self._progress.done:
+            self._progress.done.discard(key)
+            track.done.add(entry.seq)
+        elif self._around.hooks.owed(receiver.hook, entry):
+            if not receiver.room():
+                return False
+            tried = self._progress.tried.pop(key, Tried())
+            job = track.open[entry.seq] = Job(self, receiver.hook.id, entry, tried)
+            track.cursor = entry.seq
+            receiver.take(job)
+        track.cursor = entry.seq
+        return True
+
+    async def catch_up(self, receiver: Receiver) -> None:
+        """Read on for a hook that stayed behind, as far as it has room."""
+        track = self._tracks.get(receiver.hook.id)
+        if track is None or self.is_closing:
+            receiver.catches_up(self)
+            return
+        count = max(1, min(PAGE, receiver.room()))
+        page = await self._outbox.read(self.lease, track.cursor, count)
+        if self.is_closing or self._tracks.get(receiver.hook.id) is not track:
+            return
+        for entry in page:
+            if entry.seq > self._front:
+                break
+            if not self._offer(receiver, track, entry):
+                self._dirty()
+                return
+        self._is_level(receiver, track, page)
+
+    async def shed(self, receiver: Receiver, count: int) -> int:
+        """Give up the oldest entries of a hook that stayed behind; return how many were read.
+
+        Raises ``LeaseLost``.
+        """
+        track = self._tracks.get(receiver.hook.id)
+        if track is None or not track.lags or self.is_closing:
+            return 0
+        page = await self._outbox.read(self.lease, track.cursor, min(PAGE, count))
+        if self.is_closing or self._tracks.get(receiver.hook.id) is not track:
+            return 0
+        for entry in page:
+            if entry.seq > self._front:
+                break
+            if entry.seq > track.cursor and self._around.hooks.owed(receiver.hook, entry):
+                job = Job(self, receiver.hook.id, entry, Tried())
+                self._bury(job, Reason.HOOK_BOUND)
+            track.cursor = max(track.cursor, entry.seq)
+        self._is_level(receiver, track, page)
+        await asyncio.shield(self._ledger.commit())
+        return len(page)
+
+    def _is_level(self, receiver: Receiver, track: Track, page: Sequence[Owed]) -> None:
+        """Let a hook read with the others again when it has come as far as they have."""
+        self._tracks.moved.add(receiver.hook.id)
+        if not page or page[-1].seq >= self._front:
+            track.cursor = max(track.cursor, self._front)
+            track.lags = False
+            receiver.catches_up(self)
+            self.wake()
+        self._dirty()
+
+    # -- waiting deliveries ---------------------------------------------------------------------
+
+    def _look_for_due(self) -> None:
+        if self._is_opened and not (self.is_closing or self._is_looking):
+            self._is_looking = True
+            self._tasks.spawn(self._take_due())
+
+    async def _take_due(self) -> None:
+        now_ms = self._around.timers.now_ms()
+        try:
+            due = await self._outbox.due(self.lease, now_ms, DUE_AT_ONCE + len(self._waiting))
+        except Unavailable:
+            return  # the next renewal of the lease looks again
+        finally:
+            self._is_looking = False
+        if self.is_closing:
+            return
+        for each in due.waiting:
+            if each.id not in self._waiting:
+                self._take_waiting(each)
+        if due.next_ms is not None:
+            self._await_due(due.next_ms)
+
+    def _take_waiting(self, waiting: Waiting) -> None:
+        receiver = self._around.receivers.get(waiting.hook_id)
+        if receiver is None:
+            metrics.UNOWED.labels(waiting.hook_id).inc()
+            self._ledger.end(waiting.id)
+            self._dirty()
+        elif receiver.room():
+            job = self._waiting[waiting.id] = Job(self, waiting.hook_id, waiting, waiting.tried)
+            receiver.take(job)
+
+    def _await_due(self, due_ms: int) -> None:
+        """Look again when the next one is due; only the earliest of these counts."""
+        timers = self._around.timers
+        if self._next_due is not None:
+            if timers.now_ms() < self._next_due_ms <= due_ms:
+                return
+            self._next_due.cancel()
+        delay_s = (due_ms - timers.now_ms()) / 1000
+        self._next_due_ms = due_ms
+        self._next_due = timers.call_later(delay_s, self._look_for_due)
+
+    # -- what lanes tell ------------------------------------------------------------------------
+
+    async def begin(self, job: Job) -> None:
+        """Record that an attempt begins; raises ``LeaseLost``."""
+        if self.is_closing:
+            raise LeaseLost
+        job.begin(self._around.timers.now_ms())
+        self._note(job)
+        self._attempts += 1
+        try:
+            await asyncio.shield(self._ledger.commit())
+        except BaseException:
+            self.ended()
+            raise
+
+    def ended(self) -> None:
+        """Note that an attempt that was begun has ended, after what it came to was noted."""
+        self._attempts -= 1
+        self._ended.set()
+
+    def note(self, job: Job) -> None:
+        """Record what was tried, soon."""
+        self._note(job)
+        self._dirty()
+
+    def _note(self, job: Job) -> None:
+        if job.waiting is not None:
+            self._ledger.wait(job.as_waiting(job.waiting.due_ms))
+        else:
+            self._ledger.put(job.key, job.tried)
+
+    def finish(self, job: Job) -> None:
+        """Record that a delivery is over."""
+        if job.waiting is not None:
+            self._waiting.pop(job.id, None)
+            self._ledger.end(job.id)
+        elif (track := self._tracks.get(job.hook_id)) and track.open.pop(job.seq, None):
+            self._tracks.moved.add(job.hook_id)
+            if job.seq > track.settled:
+                track.done.add(job.seq)
+                self._ledger.put(job.key, None)
+            else:
+                self._ledger.forget(job.key)
+        self._dirty()
+
+    def postpone(self, job: Job, waiting: Waiting) -> None:
+        """Record that a delivery waits for a later attempt."""
+        self.finish(job)
+        self._ledger.wait(waiting)
+        self._await_due(waiting.due_ms)
+
+    def bury(self, job: Job, reason: Reason) -> None:
+        """Record that a delivery is given up."""
+        self._bury(job, reason)
+        self.finish(job)
+
+    def _bury(self, job: Job, reason: Reason) -> None:
+        self._ledger.bury(job.as_dead(reason, self._around.timers.now_ms()))
+        metrics.DEAD_LETTERS.labels(job.hook_id, reason.value).inc()
+
+    # -- recording ------------------------------------------------------------------------------
+
+    def _settle_up(self, changes: Changes) -> None:
+        """Add to the changes how far the hooks have come."""
+        self._tracks.settle_up(changes, self._front)
+
+    def _dirty(self) -> None:
+        """Have recorded, soon, what has changed."""
+        if self._is_opened and not self.is_closed:
+            self._ledger.commit()
+
+    def _lost(self) -> None:
+        self._around.lost(self)
+
+
+def _is_full(page: Sequence[Owed], count: int) -> bool:
+    """Tell whether a page ended at a bound, so that there may be more."""
+    return len(page) >= count or sum(len(entry.body) for entry in page) >= PAGE_BYTES
