@@ -31,20 +31,35 @@ class Canary:
     """What is known of one canary; times are the loop's, in seconds. Pure."""
 
     def __init__(self, now: float) -> None:
-        self.taken_at = now
         self.heard_at = now
-        self.healed_at = now
+        self.taken_at = now
+        self.missing_since: float | None = None
         self.failure = "it does not answer"
+        self._healed_at = now
+
+    def taken(self, now: float) -> None:
+        """Note that Redis has taken one: from now on it is missing until it is heard."""
+        self.taken_at = now
+        if self.missing_since is None:
+            self.missing_since = now
+
+    def heard(self, now: float) -> None:
+        """Note that one has come back."""
+        self.heard_at = now
+        self.missing_since = None
 
     def problem(self, now: float) -> tuple[str, str] | None:
         """Return the hop that does not work and why, None while events flow."""
-        if now - self.heard_at <= LATE_S:
-            return None
         late_s = now - self.heard_at
-        if self.taken_at > self.heard_at + EVERY_S:
-            return SUBSCRIPTION, (
-                f"Redis takes events, but none has come back to this process for {late_s:.0f} s"
-            )
+        if self.missing_since is not None:
+            if now - self.missing_since <= LATE_S - EVERY_S:
+                return None
+            if now - self.taken_at <= 2 * EVERY_S:
+                return SUBSCRIPTION, (
+                    f"Redis takes events, but none has come back to this process for {late_s:.0f} s"
+                )
+        if late_s <= LATE_S:
+            return None
         return PUBLISH, f"Redis has taken no event for {late_s:.0f} s: {self.failure}"
 
     def is_to_heal(self, now: float) -> bool:
@@ -52,9 +67,9 @@ class Canary:
         problem = self.problem(now)
         if problem is None or problem[0] != SUBSCRIPTION:
             return False
-        if now - self.healed_at < HEAL_EVERY_S:
+        if now - self._healed_at < HEAL_EVERY_S:
             return False
-        self.healed_at = now
+        self._healed_at = now
         return True
 
 
@@ -108,7 +123,7 @@ class Canaries:
         """Learn that one has come back; its token is when it was sent, in loop time."""
         if (canary := self._canaries.get(cid)) is not None:
             now = asyncio.get_running_loop().time()
-            canary.heard_at = now
+            canary.heard(now)
             metrics.CANARY_SECONDS.observe(now - float(token))
 
     async def _run(self) -> None:
@@ -153,4 +168,4 @@ class Canaries:
         except Unavailable as error:
             canary.failure = error.message
         else:
-            canary.taken_at = asyncio.get_running_loop().time()
+            canary.taken(asyncio.get_running_loop().time())

@@ -104,7 +104,7 @@ class ClusterLinks:
             await link.aclose()
 
     def put(self, request: Request) -> None:
-        """Take a request; raises ``Unavailable`` when its server is known to be away."""
+        """Take a request; raises ``Unavailable`` when the map is empty."""
         slot = request.slot
         if slot is None:
             self._link(self._any()).put(request)

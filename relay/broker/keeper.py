@@ -7,6 +7,7 @@ each connection. It starts strictly, so that a Redis that cannot be reached is t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -43,6 +44,9 @@ class Owner(Protocol):
     def on_closed(self) -> None:
         """Stop using the connection; another one follows."""
 
+    def on_unreachable(self) -> None:
+        """Learn that one more attempt to connect has failed."""
+
 
 class Keeper:
     """Keeps ``owner`` connected. ``changed`` is called whenever ``connection`` came or went."""
@@ -54,6 +58,7 @@ class Keeper:
         self._owner = owner
         self._changed = changed
         self._lost = asyncio.Event()
+        self._is_wanted = asyncio.Event()
         self._failures = 0
         self._opened_at = 0.0
         self._closing = False
@@ -81,6 +86,10 @@ class Keeper:
         if self.connection is not None:
             self.connection.abort(why)
 
+    def hurry(self) -> None:
+        """Try again soon, however long the pause between two attempts has become."""
+        self._is_wanted.set()
+
     async def _connect_and_keep(self) -> None:
         try:
             await self._connect()
@@ -106,12 +115,17 @@ class Keeper:
         delay = backoff(
             self._failures, self._random, first_s=FIRST_DELAY_S, longest_s=LONGEST_DELAY_S
         )
-        await asyncio.sleep(delay)
+        await asyncio.sleep(min(delay, FIRST_DELAY_S))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay - FIRST_DELAY_S):
+                await self._is_wanted.wait()
+        self._is_wanted.clear()
         try:
             await self._connect()
         except Unavailable as error:
             if self._failures == 1:
                 log.warning("redis is away", link=self._name, reason=error.message)
+            self._owner.on_unreachable()
             return
         self._reconnects.inc()
         log.info("redis is back", link=self._name, attempts=self._failures)

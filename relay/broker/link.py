@@ -56,8 +56,8 @@ class Link:
     """A FIFO of requests to one server, with the scripts they run.
 
     ``replicas`` makes the requests of a write wait for replicas before they are answered;
-    ``away_after_s`` is how long a lost connection is waited for before requests are refused at
-    once; ``elsewhere`` takes what a Cluster's node sends on to another.
+    ``away_after_s`` is how long a lost connection is waited for before a failed attempt to connect
+    fails what waits; ``elsewhere`` takes what a Cluster's node sends on to another.
     """
 
     def __init__(
@@ -110,13 +110,17 @@ class Link:
         await self._keeper.aclose()
 
     def put(self, request: Request) -> None:
-        """Take a request; raises ``Unavailable`` when Redis has been away for long."""
-        if self._away_since is not None and not self.is_connected:
-            away_s = asyncio.get_running_loop().time() - self._away_since
-            if away_s > self._away_after_s:
-                raise Unavailable("Redis is away: try again later", retry_after=1)
+        """Take a request. While Redis is away it waits for the next attempt to connect."""
         self._queue.append(request)
-        self._flush_soon()
+        if self.is_connected:
+            self._flush_soon()
+        elif self._is_long_away():
+            self._keeper.hurry()
+
+    def _is_long_away(self) -> bool:
+        if self._away_since is None:
+            return False
+        return asyncio.get_running_loop().time() - self._away_since > self._away_after_s
 
     def take_over(self, requests: Iterable[Request]) -> None:
         """Take requests that another server did not run, in their order."""
@@ -284,6 +288,12 @@ class Link:
         if reply.startswith("OOM"):
             return Unavailable("Redis is out of memory", reason="redis_out_of_memory")
         return Unavailable("Redis refused the command", reason="redis_refused")
+
+    def on_unreachable(self) -> None:
+        """Fail what waits, once that has lasted: Redis is known to be away."""
+        if self._is_long_away():
+            while self._queue:
+                self._queue.popleft().fail("Redis is away: try again later", retry_after=1)
 
     def on_closed(self) -> None:
         """Take back what was sent and not answered, in order, to send it again."""

@@ -57,10 +57,12 @@ class Request:
         self.sent_at: float | None = None
         self.link: Link | None = None
 
-    def fail(self, why: str, *, reason: str | None = None) -> None:
+    def fail(
+        self, why: str, *, reason: str | None = None, retry_after: float | None = None
+    ) -> None:
         """Answer that it was not done, or that nobody knows."""
         if not self.reply.done():
-            self.reply.set_exception(Unavailable(why, reason=reason))
+            self.reply.set_exception(Unavailable(why, reason=reason, retry_after=retry_after))
 
 
 class Carrier(Protocol):
@@ -85,7 +87,7 @@ class Carrier(Protocol):
         ...
 
     def put(self, request: Request) -> None:
-        """Take a request; raises ``Unavailable`` when its server is known to be away."""
+        """Take a request; raises ``Unavailable`` when there is nobody to give it to."""
         ...
 
 

@@ -290,6 +290,9 @@ class Subscriber:
     def on_writable(self) -> None:
         """Do nothing: what is written here is little, and a chunk waits for its answers."""
 
+    def on_unreachable(self) -> None:
+        """Do nothing: subscriptions wait."""
+
     def on_closed(self) -> None:
         """Stop subscribing on a connection that is gone."""
         for task in self._resubscribing:

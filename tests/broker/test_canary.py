@@ -17,7 +17,8 @@ pytestmark = pytest.mark.anyio
 def test_a_canary_that_comes_back_is_well() -> None:
     canary = Canary(100.0)
     for second in range(100, 120):
-        canary.taken_at = canary.heard_at = float(second)
+        canary.taken(float(second))
+        canary.heard(second + 0.1)
         assert canary.problem(second + EVERY_S) is None
 
 
@@ -34,13 +35,29 @@ def test_what_redis_does_not_take_is_the_publishing() -> None:
 
 def test_what_does_not_come_back_is_the_subscription_and_is_healed_now_and_then() -> None:
     canary = Canary(100.0)
-    canary.taken_at = 106.0
-    problem = canary.problem(106.0)
+    for second in range(100, 103):
+        canary.taken(float(second))
+    assert canary.problem(100.0 + LATE_S - EVERY_S) is None
+    problem = canary.problem(100.1 + LATE_S - EVERY_S)
     assert problem is not None
     assert problem[0] == SUBSCRIPTION
-    assert canary.is_to_heal(106.0)
-    assert not canary.is_to_heal(106.0 + HEAL_EVERY_S / 2)
-    assert canary.is_to_heal(106.0 + HEAL_EVERY_S)
+    for now, heals in ((106.0, True), (106.0 + HEAL_EVERY_S / 2, False), (116.0, True)):
+        canary.taken(now)
+        assert canary.is_to_heal(now) is heals
+
+
+def test_one_that_is_missing_since_redis_fell_silent_does_not_blame_the_subscription() -> None:
+    canary = Canary(100.0)
+    canary.taken(101.0)
+    problem = canary.problem(110.0)
+    assert problem is not None
+    assert problem[0] == PUBLISH
+
+
+def test_a_process_that_stood_still_does_not_blame_its_subscription() -> None:
+    canary = Canary(100.0)
+    canary.taken(200.0)  # what was sent before it stood still; it will be heard in a moment
+    assert canary.problem(200.0) is None
 
 
 def test_it_is_told_within_five_seconds() -> None:
@@ -68,7 +85,6 @@ async def test_a_redis_that_says_nothing_is_told(own_rig: RedisRig) -> None:
     [canary] = await _canaries(broker)
     own_rig.server.freeze()
     canary.heard_at -= LATE_S  # as if that long ago
-    canary.taken_at -= LATE_S
     await until(lambda: broker.health().problems[PUBLISH], "it is told")
     assert broker.health().problems[SUBSCRIPTION] is None
     own_rig.server.thaw()
@@ -89,9 +105,10 @@ async def test_a_subscription_that_leads_elsewhere_is_told_and_made_anew(
         # The server forgets the subscriptions without a word; the connection stands.
         connection = subscriber._keeper.connection  # type: ignore[attr-defined]
         connection.on_reply = lambda reply: None
-        canary.heard_at -= LATE_S
-        await until(lambda: broker.health().problems[SUBSCRIPTION], "it is told")
-        canary.healed_at -= HEAL_EVERY_S
+        await until(lambda: canary.missing_since, "Redis has taken one")
+        canary.missing_since -= LATE_S  # type: ignore[operator]
+        canary._healed_at -= HEAL_EVERY_S
+        assert broker.health().problems[SUBSCRIPTION]
         await until(lambda: recorder.interruptions == [{CID}], "it is made anew")
         assert connection.is_closed
         await until(lambda: not any(broker.health().problems.values()), "it is well again")

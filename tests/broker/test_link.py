@@ -275,8 +275,8 @@ async def test_what_waits_for_replicas_is_sent_again_first() -> None:
 # -- known to be away -----------------------------------------------------------------------------
 
 
-async def test_a_redis_that_has_been_away_for_long_is_not_waited_for() -> None:
-    async with linked(echo, timeout_s=0.1) as (link, fake):
+async def test_a_redis_that_has_been_away_for_long_is_tried_once_for_each_request() -> None:
+    async with linked(echo, timeout_s=0.5) as (link, fake):
         fake.refuse()
         fake.writers[0].transport.abort()
         [waiting] = ask(link, "a")
@@ -286,9 +286,8 @@ async def test_a_redis_that_has_been_away_for_long_is_not_waited_for() -> None:
         started = loop.time()
         with pytest.raises(Unavailable, match="Redis is away") as away:
             await link.request("ECHO", "b")
-        assert loop.time() - started < 0.05
+        assert loop.time() - started < 0.4
         assert away.value.retry_after == 1
         fake.accept()
-        await until(lambda: link.is_connected, "it is back")
         assert await link.request("ECHO", "c") == b"c"
         assert asked(fake)[-1:] == [b"c"]
