@@ -122,7 +122,7 @@ def test_what_could_not_be_taken_at_once_is_refused() -> None:
     door, ledger = Door("test", Failing(Limits(), lambda: 1, "node")), Ledger("test")
     with pytest.raises(Unavailable):
         door.publish_now(event())
-    assert ledger.entries() == {"accepted": 1, "unavailable": 1}
+    assert ledger.entries() == {"accepted": 1, "failed": 1, "unavailable": 1}
 
 
 def test_what_has_to_be_waited_for_is_not_counted_yet() -> None:
