@@ -17,6 +17,7 @@ from relay import api, calls, forwarded, http, ingress, metrics
 from relay.announcer import Announcer
 from relay.broker import Broker, Inbox, Limits, Store, Unavailable
 from relay.broker.seats import Sessions
+from relay.broker.tickets import Tickets
 from relay.doors import Door
 from relay.gateway.hub import Hub
 from relay.gateway.session import Rules
@@ -38,7 +39,7 @@ class App:
 
     def __init__(self, settings: Settings, *, demo: bool = False) -> None:
         self._settings = settings
-        self._broker, self._store, self._sessions, inbox = _backends(settings)
+        self._broker, self._store, self._sessions, self._tickets, inbox = _backends(settings)
         self._hub = Hub(self._broker)
         self._live = ingress.LiveDoor(
             self._hub.deliver_volatile,
@@ -95,6 +96,7 @@ class App:
             hub=self._hub,
             broker=self._broker,
             store=self._store,
+            tickets=self._tickets,
             door=Door("socket", self._broker),
             rules=Rules(
                 keys=settings.accepted_keys,
@@ -204,7 +206,7 @@ class App:
         return problems
 
 
-def _backends(settings: Settings) -> tuple[Broker, Store, Sessions, Inbox | None]:
+def _backends(settings: Settings) -> tuple[Broker, Store, Sessions, Tickets, Inbox | None]:
     """Return what keeps and carries everything, as the settings ask for it."""
     limits = Limits(
         history_count=settings.history_count,
@@ -216,13 +218,17 @@ def _backends(settings: Settings) -> tuple[Broker, Store, Sessions, Inbox | None
     if not settings.redis_url:
         from relay.broker.memory import MemoryBroker, MemoryStore
         from relay.broker.memory_sessions import MemorySessions
+        from relay.broker.memory_tickets import MemoryTickets
 
-        memory = MemoryBroker(limits, time.time_ns, node)
-        return memory, MemoryStore(), MemorySessions(time.time_ns), None
-    from relay.broker.redis import RedisBroker, RedisInbox, RedisSessions, RedisStore
+        memory, clock = MemoryBroker(limits, time.time_ns, node), time.time_ns
+        return memory, MemoryStore(), MemorySessions(clock), MemoryTickets(clock), None
+    from relay.broker import redis
 
-    broker = RedisBroker(settings.redis_url, settings.redis_prefix, limits, node)
-    return broker, RedisStore(broker), RedisSessions(broker), RedisInbox(broker)
+    broker = redis.RedisBroker(settings.redis_url, settings.redis_prefix, limits, node)
+    store, sessions, tickets = (
+        redis.RedisStore(broker), redis.RedisSessions(broker), redis.RedisTickets(broker),
+    )  # fmt: skip
+    return broker, store, sessions, tickets, redis.RedisInbox(broker)
 
 
 def _id_source() -> Callable[[], str]:

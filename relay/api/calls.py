@@ -316,7 +316,7 @@ async def query(api: Context, request: Request, caller: Caller) -> Response:
     seen = [call for call in found.items if _is_shown(caller, call)]
     if connection_id is not None:
         cids = [call.cid for call in seen]
-        await views.watch(api, caller, connection_id, cids)
+        await views.watch(api, caller, connection_id, cids, returning=_is_return(body))
         now = await api.store.calls(cids)
         seen = [now[call.cid] for call in seen if call.cid in now]
     also = [] if caller.user_id is None else [caller.user_id]
@@ -324,6 +324,17 @@ async def query(api: Context, request: Request, caller: Caller) -> Response:
     content: dict[str, Any] = {"calls": [view.state(caller, call) for call in seen]}
     content |= views.cursors(found)
     return http.answer(request, content, 201)
+
+
+def _is_return(body: Mapping[str, Any]) -> bool:
+    """Tell whether this is how Stream's SDKs watch again after a reconnect."""
+    match body:
+        case {
+            "watch": True,
+            "filter_conditions": {"cid": {"$in": _} as operators} as conditions,
+        } if len(conditions) == len(operators) == 1:
+            return not any(body.get(name) for name in ("limit", "next", "prev", "sort"))
+    return False
 
 
 def _is_shown(caller: Caller, call: Call) -> bool:

@@ -210,7 +210,7 @@ async def test_one_lost_in_the_middle_of_a_command_leaves_nothing_behind(
     gate.set()
     await asyncio.sleep(5)
     assert gateway.hub._calls == {}
-    assert len(gateway.sockets.tasks) == 2, "the wheel's and the quota's"
+    assert len(gateway.sockets.tasks) == 4, "of the wheel, the quota and those who return"
     assert metrics.WATCHES._value.get() == 0
 
 

@@ -13,8 +13,9 @@ from typing import Final
 import msgspec
 
 __all__ = [
-    "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES",
-    "NOTIFY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "Script",
+    "CLAIM", "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "MARKS",
+    "NODES", "NOTIFY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "TICKET",
+    "Script",
 ]  # fmt: skip
 
 _HERE: Final = Path(__file__).parent
@@ -33,6 +34,7 @@ def _load(name: str) -> Script:
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+CLAIM: Final = _load("claim")
 CONNECTIONS: Final = _load("connections")
 DUE: Final = _load("due")
 END: Final = _load("end")
@@ -41,6 +43,7 @@ HISTORY: Final = _load("history")
 JOIN: Final = _load("join")
 LEASE: Final = _load("lease")
 LEAVE: Final = _load("leave")
+MARKS: Final = _load("marks")
 NODES: Final = _load("nodes")
 NOTIFY: Final = _load("notify")
 POSITIONS: Final = _load("positions")
@@ -49,3 +52,4 @@ REPLACE: Final = _load("replace")
 ROSTER: Final = _load("roster")
 SEATS: Final = _load("seats")
 SPEND: Final = _load("spend")
+TICKET: Final = _load("ticket")
