@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 
-from relay.broker.tickets import LIFE_S, TICKETS_MOST, Entry, Ticket, bounded, resolve
+from relay.broker.tickets import LIFE_S, Entry, Ticket, bounded, resolve, superfluous
 from relay.events import Position
 
 __all__ = ["MemoryTickets"]
@@ -39,8 +39,8 @@ class MemoryTickets:
             entries.pop(name, None)
             if entry is not None:
                 entries[name] = entry
-        while len(entries) > TICKETS_MOST:
-            del entries[next(iter(entries))]
+                for excess in superfluous(entries, name):
+                    del entries[excess]
         if entries:
             self._users[user_id] = entries
         self._expire()
@@ -76,15 +76,9 @@ class MemoryTickets:
         self, user_id: str, cids: Collection[str], gone: Collection[str], heir: str, node: str
     ) -> dict[str, Position]:
         """Use up one ticket for each call and return where to go on."""
-        claim = resolve(
-            self._users.get(user_id, {}),
-            cids,
-            gone,
-            heir=heir,
-            node=node,
-            now=self._now(),
-            marks={node: self._marks},
-        )
+        entries = self._users.get(user_id, {})
+        marks = {entry.ticket.node: self._marks for entry in entries.values()}
+        claim = resolve(entries, cids, gone, heir=heir, node=node, now=self._now(), marks=marks)
         self._put(user_id, claim.changes)
         return claim.positions
 

@@ -25,6 +25,7 @@ from relay.broker.tickets import (
     Ticket,
     bounded,
     resolve,
+    superfluous,
 )
 from relay.errors import Unavailable
 from relay.events import Position
@@ -43,12 +44,14 @@ _read_ticket = wire.reader(Ticket)
 class RedisTickets:
     """The tickets of a relay that runs on Redis; it speaks through the broker's connection."""
 
-    def __init__(self, broker: RedisBroker, *, life_s: float = LIFE_S) -> None:
+    def __init__(
+        self, broker: RedisBroker, *, life_s: float = LIFE_S, beat_s: float = BEAT_S
+    ) -> None:
         self._redis = broker.commands
         self._keyspace = broker.keyspace
         self._node = broker.node
         self._life_ms = int(life_s * 1000)
-        self._marks_life_ms = int((life_s + BEAT_S) * 1000)
+        self._marks_life_ms = int((life_s + beat_s) * 1000)
 
     async def hold(self, user_id: str, name: str, ticket: Ticket) -> None:
         """Keep the ticket of an open socket."""
@@ -66,9 +69,9 @@ class RedisTickets:
         key = self._keyspace.tickets(user_id)
         count = await self._redis.run(scripts.TICKET, [key], name, text, life, _HELD_LIFE_MS)
         if count > TICKETS_MOST:
-            names = await self._redis.request("HKEYS", key)
-            excess = [one for one in names if one != name.encode()][: count - TICKETS_MOST]
-            await self._redis.request("HDEL", key, *excess)
+            _, entries = await self._entries(user_id)
+            if excess := superfluous(entries, name):
+                await self._redis.request("HDEL", key, *excess)
 
     async def mark(self, positions: Mapping[str, Position], ended: Collection[str]) -> None:
         """Say how far the sockets here have come."""

@@ -29,7 +29,7 @@ HELD_LIFE_S: Final = 86_400.0
 """How long tickets are kept of a user of whom no process says anything."""
 
 TICKETS_MOST: Final = 50
-"""Tickets of a user; beyond that the ones written first go."""
+"""Tickets of a user; beyond that the oldest go."""
 
 TICKET_BYTES: Final = 16_384
 """Of one ticket, some 200 calls; those watched last stay out."""
@@ -116,6 +116,17 @@ def bounded(ticket: Ticket) -> Ticket:
     return msgspec.structs.replace(ticket, positions=fits)
 
 
+def superfluous(entries: Mapping[str, Entry], newest: str) -> list[str]:
+    """Return which of a user's entries are too many, never the one that was just written."""
+    others = sorted(_by_age(entries), key=newest.__eq__)
+    return others[: max(0, len(entries) - TICKETS_MOST)]
+
+
+def _by_age(entries: Mapping[str, Entry]) -> list[str]:
+    """Return the names of entries: those that were left, the oldest first, then those held."""
+    return sorted(entries, key=lambda name: (entries[name].until == 0, entries[name].until))
+
+
 def resolve(
     entries: Mapping[str, Entry],
     cids: Collection[str],
@@ -129,7 +140,8 @@ def resolve(
     """Return what a claim comes to; see ``Tickets.claim``."""
     changes: dict[str, Entry | None] = {}
     claimable: dict[str, dict[str, Position]] = {}
-    for name, entry in sorted(entries.items(), key=lambda item: item[1].until or now + 10**9):
+    for name in _by_age(entries):
+        entry = entries[name]
         if name == heir or not (entry.until or name in gone):
             continue
         known = _known(entry, now, marks)

@@ -112,11 +112,13 @@ class Trail:
 
     def pinging(self, tick: int, is_live: Callable[[str], bool]) -> None:
         """Note that a ping leaves: behind everything of the calls that the socket gets live."""
+        # What went live since the last ping of the same tick is not what that one acknowledges.
+        first = tick if self.pinged < tick else tick + 1
         self.pinged = tick
         if len(self._live_from) < len(self.starts):
             for cid in self.starts.keys() - self._live_from.keys():
                 if is_live(cid):
-                    self._live_from[cid] = tick
+                    self._live_from[cid] = first
 
     def ponged(self, tick: int) -> None:
         """Note that a pong has come."""

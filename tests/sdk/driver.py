@@ -62,6 +62,15 @@ class VideoClient:
         await self._until(lambda: len(got()) >= count, f"{count} events")
         return got()
 
+    async def offsets(self, last: int) -> list[int]:
+        """Return the offsets of the events it got, once the one at ``last`` is among them."""
+
+        def got() -> list[int]:
+            return [r["event"]["offset"] for r in self.reports if r["what"] == "event"]
+
+        await self._until(lambda: last in got(), f"event at {last}")
+        return got()
+
     async def connection(self, online: bool) -> None:
         """Wait for the SDK to say that it is connected, or no longer."""
         await self._until(
@@ -109,11 +118,15 @@ class VideoClient:
 
 @asynccontextmanager
 async def video_client(
-    relay: RelayProcess, user: Report, *, telemetry: bool = False
+    relay: RelayProcess, user: Report, *, telemetry: bool = False, base_url: str = ""
 ) -> AsyncIterator[VideoClient]:
-    """Give a client of a user: ``{"id", "name"}``, with a token or as ``"type": "guest"``."""
+    """Give a client of a user: ``{"id", "name"}``, with a token or as ``"type": "guest"``.
+
+    ``base_url`` leads to the relay by another way.
+    """
     process = await asyncio.create_subprocess_exec(
-        node(), str(FOLDER / "video_client.mjs"), relay.base_url, API_KEY, json.dumps(user),
+        node(), str(FOLDER / "video_client.mjs"), base_url or relay.base_url, API_KEY,
+        json.dumps(user),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -1,0 +1,81 @@
+"""Stream's video client loses its line and watches again: it gets what it missed, in order.
+
+It names no position. The relay knows by the pongs what had arrived, and may repeat a little of it.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.browser.forwarder import Forwarder
+from tests.integration.doors import by_server
+from tests.processes import RelayProcess, relay_pair
+from tests.redis_server import RedisServer
+from tests.sdk.driver import VideoClient, video_client
+
+pytestmark = pytest.mark.anyio
+
+
+def user(relay: RelayProcess) -> dict[str, Any]:
+    return {"id": "john", "name": "John", "token": relay.token("john")}
+
+
+async def publish(relay: RelayProcess, redis: RedisServer, cid: str, *numbers: int) -> None:
+    for number in numbers:
+        await by_server(relay, redis, cid, {"n": number})
+
+
+async def watching(client: VideoClient, cid: str) -> int:
+    """Let it connect and watch; return the offset of its own ``call.created``."""
+    await client.do("connect")
+    await client.do(f"watch {cid.replace(':', ' ')}")
+    return 1
+
+
+def check_complete(offsets: list[int], last: int) -> None:
+    """Nothing is missing; what comes twice comes in one go, at the return, and in order."""
+    assert set(offsets) == set(range(2, last + 1)), offsets
+    falls = [n for n, (one, two) in enumerate(pairwise(offsets)) if two < one]
+    assert len(falls) <= 1, offsets
+    start = falls[0] + 1 if falls else 0
+    assert offsets[start:] == sorted(set(offsets[start:])), offsets
+
+
+async def test_its_process_is_killed(redis_server: RedisServer) -> None:
+    cid = "default:killed"
+    with (
+        relay_pair(redis_server.url, redis_prefix="sdk-killed:") as (dies, stays),
+        Forwarder(dies.port, stays.port) as line,
+    ):
+        async with video_client(dies, user(dies), base_url=line.base_url) as john:
+            await watching(john, cid)
+            await publish(stays, redis_server, cid, 2, 3)
+            assert await john.offsets(3) == [2, 3]
+            await anyio.to_thread.run_sync(dies.kill)
+            await publish(stays, redis_server, cid, *range(4, 24))
+            await john.offsets(23)
+            await publish(stays, redis_server, cid, 24)
+            check_complete(await john.offsets(24), 24)
+
+
+async def test_its_line_loses_what_the_relay_wrote(
+    relay: RelayProcess, redis_server: RedisServer
+) -> None:
+    cid = "default:black-hole"
+    with Forwarder(relay.port) as line:
+        async with video_client(relay, user(relay), base_url=line.base_url) as john:
+            await watching(john, cid)
+            await publish(relay, redis_server, cid, 2, 3)
+            assert await john.offsets(3) == [2, 3]
+            line.silence()
+            await publish(relay, redis_server, cid, 4, 5, 6)
+            line.cut()
+            await publish(relay, redis_server, cid, 7)
+            line.restore()
+            await john.offsets(7)
+            await publish(relay, redis_server, cid, 8)
+            check_complete(await john.offsets(8), 8)
