@@ -149,15 +149,16 @@ def resolve(
             changes[name] = None
         else:
             claimable[name] = known
-    own = entries[heir].ticket.positions if heir in entries else {}
-    # What it holds and asks for all the same it has claimed before, without learning of it.
-    positions = {cid: own[cid] for cid in cids if cid in own}
-    claimed, touched = _use_up(claimable, [cid for cid in cids if cid not in own])
+    own = entries[heir].ticket if heir in entries else Ticket(node, {}, exact=False)
+    # What it holds so and asks for all the same it has claimed before, without learning of it.
+    before = own.positions if own.exact else {}
+    positions = {cid: before[cid] for cid in cids if cid in before}
+    claimed, touched = _use_up(claimable, [cid for cid in cids if cid not in positions])
     for name in touched:
         left = Ticket(entries[name].ticket.node, claimable[name])
         changes[name] = Entry(entries[name].until, left) if left.positions else None
-    if claimed:
-        changes[heir] = Entry(0, bounded(Ticket(node, claimed | own)))
+    if claimed:  # they come first, lest the bound take them, and count before what it held
+        changes[heir] = Entry(0, bounded(Ticket(node, claimed | own.positions | claimed)))
     return Claim(positions | claimed, changes)
 
 

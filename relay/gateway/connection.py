@@ -461,17 +461,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def _was_left(self) -> bool:
-        """Whether the peer said goodbye first: it will not come back for what it misses.
+        """Whether the peer said goodbye: it will not come back for what it misses.
 
         Stream's clients close with 1000 or, with the page, 1001; a line that they take for dead
-        they close without a code.
+        they close without a code. (Where the relay closes first, it leaves before they answer.)
         """
         said = self._protocol.close_rcvd
-        return (
-            said is not None
-            and bool(self._protocol.close_rcvd_then_sent)
-            and said.code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
-        )
+        return said is not None and said.code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
 
 
 def _plain_descriptor(transport: asyncio.Transport) -> int:

@@ -205,9 +205,8 @@ class Returns:
             self._keep(name, _Ended(user_id, Ticket(node, positions)))
             return
         for cid, position in positions.items():
-            if cid not in connection.calls:
-                self._follow(trail, cid)
-                trail.promise(cid, position)
+            self._follow(trail, cid)
+            trail.promise(cid, position)
 
     # -- what outlives the process ----------------------------------------------------------------
 
@@ -243,7 +242,7 @@ class Returns:
                 await self._tickets.drop(ended.user_id, name)
             else:
                 await self._tickets.leave(ended.user_id, name, ended.ticket)
-        except Unavailable:
+        except BaseException:  # of which one is that the relay stops
             self._waiting.setdefault(name, ended)
             raise
 

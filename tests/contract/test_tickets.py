@@ -208,6 +208,17 @@ async def test_what_was_claimed_is_held_for_the_heir_in_the_same_step(
     assert claimed == {CID: at(7), OTHER: at(3)}
 
 
+async def test_what_is_claimed_counts_before_what_the_heir_had_begun_to_watch(
+    john: User, tickets: Tickets
+) -> None:
+    await tickets.mark({}, [])
+    await john.leave("old", demo=5)
+    await john.hold("new", exact=False, demo=9, other=9)
+    assert await john.claim(CID) == {CID: at(5)}
+    claimed = await john.claim(CID, OTHER, heir="newer", gone=("new",))
+    assert claimed == {CID: at(5), OTHER: at(9)}
+
+
 async def test_who_claims_again_without_having_had_the_answer_gets_it_again(john: User) -> None:
     await john.leave("old", demo=7)
     await john.leave("older", demo=6)

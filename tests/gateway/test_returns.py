@@ -12,7 +12,7 @@ from relay.broker.memory_tickets import MemoryTickets
 from relay.broker.tickets import Ticket
 from relay.errors import Close, Unavailable, UnknownConnection
 from relay.events import Position
-from relay.gateway.returns import PROBE_S
+from relay.gateway.returns import NOTED_AT_ONCE, PROBE_S, WAITING_MOST, _Ended
 from tests.gateway.conftest import NOW_NS, Gateway, MakeGateway, closed
 from tests.gateway.fakes import CID, at, turns
 from tests.gateway.peer import Peer
@@ -29,6 +29,8 @@ class Tickets(MemoryTickets):
     def __init__(self) -> None:
         super().__init__(lambda: NOW_NS + int(asyncio.get_running_loop().time() * 1e9))
         self.away: Counter[str] = Counter()
+        self.is_slow = False
+        self.claiming: asyncio.Event | None = None
         self.log: list[tuple[str, Ticket | None]] = []
         self.marked: dict[str, Position] = {}
 
@@ -44,6 +46,8 @@ class Tickets(MemoryTickets):
 
     async def leave(self, user_id: str, name: str, ticket: Ticket) -> None:
         self._asked("leave", ticket)
+        if self.is_slow:
+            await turns()
         await super().leave(user_id, name, ticket)
 
     async def drop(self, user_id: str, name: str) -> None:
@@ -56,6 +60,13 @@ class Tickets(MemoryTickets):
         for cid in ended:
             del self.marked[cid]
         await super().mark(positions, ended)
+
+    async def claim(
+        self, user_id: str, cids: Collection[str], gone: Collection[str], heir: str, node: str
+    ) -> dict[str, Position]:
+        if self.claiming is not None:
+            await self.claiming.wait()
+        return await super().claim(user_id, cids, gone, heir, node)
 
     def of(self, what: str) -> list[Ticket | None]:
         return [ticket for said, ticket in self.log if said == what]
@@ -352,9 +363,10 @@ async def test_a_page_that_is_alive_keeps_its_socket(gateway: Gateway) -> None:
 
 
 async def test_who_is_back_before_its_line_was_found_dead_gets_what_was_written_to_it(
-    gateway: Gateway,
+    gateway: Gateway, tickets: Tickets
 ) -> None:
     """A phone changes its network: nobody closes the old socket, and it takes all in."""
+    tickets.is_slow = True
     before = closed("silent")
     john = await watching(gateway)
     gateway.broker.send(3)
@@ -369,6 +381,13 @@ async def test_who_is_back_before_its_line_was_found_dead_gets_what_was_written_
     assert offsets(await returned(gateway)) == []
 
 
+async def test_who_asks_is_not_asked_for_a_sign_of_life(gateway: Gateway) -> None:
+    john = await watching(gateway)
+    await attach(gateway, john, returning=True)
+    assert not john.transport.aborted
+    assert john.pings == []
+
+
 async def test_one_that_is_not_listened_to_is_not_taken_for_dead(gateway: Gateway) -> None:
     john = await watching(gateway)
     john.transport.pause_reading()
@@ -376,7 +395,8 @@ async def test_one_that_is_not_listened_to_is_not_taken_for_dead(gateway: Gatewa
     assert not john.transport.aborted
 
 
-async def test_one_that_ends_while_it_is_asked_is_gone(gateway: Gateway) -> None:
+async def test_one_that_ends_while_it_is_asked_is_gone(gateway: Gateway, tickets: Tickets) -> None:
+    tickets.is_slow = True
     john = await watching(gateway)
     gateway.broker.send()
     again = await Peer(gateway).log_in()
@@ -431,6 +451,7 @@ async def test_of_a_process_that_died_counts_what_it_said_last(
         here.broker.alive = frozenset({"here"})
     here.broker.lose(1)
     assert offsets(await returned(here)) == [3, 4]
+    assert len(here.broker.asked("ask")) == (0 if death == "known" else 1)
     here.broker.alive = frozenset({"here"})
 
 
@@ -464,6 +485,37 @@ async def test_marks_are_what_every_socket_had_time_to_acknowledge(
     john.raw(john.frame(CLOSE, b"\x03\xe8"))  # type: ignore[arg-type]
     await asyncio.sleep(6)
     assert tickets.marked == {}
+    await watching(gateway, answers=True)
+    await asyncio.sleep(20)
+    assert tickets.marked == {CID: at(1)}
+
+
+async def test_where_many_calls_stand_is_noted_a_few_at_a_time(gateway: Gateway) -> None:
+    returns = gateway.sockets.returns
+    for n in range(3 * NOTED_AT_ONCE):
+        returns._marks.follow(f"default:{n}")
+    noting, tick = asyncio.create_task(returns._note()), returns._marks.tick
+    for _ in range(3):
+        await asyncio.sleep(0)
+        assert returns._marks.tick == tick
+    await noting
+    assert returns._marks.tick == tick + 1
+
+
+async def test_a_watch_that_begins_meanwhile_is_no_reason_to_go_without(
+    gateway: Gateway, tickets: Tickets
+) -> None:
+    """The call is got by itself while the calls are watched again."""
+    await breaks(await watching(gateway))
+    gateway.broker.send()
+    again = await Peer(gateway).log_in()
+    gate = tickets.claiming = asyncio.Event()
+    returning = asyncio.create_task(attach(gateway, again, returning=True))
+    await turns()
+    await attach(gateway, again)
+    gate.set()
+    await returning
+    assert offsets(again) == [1]
 
 
 async def test_a_socket_that_is_behind_gets_a_ticket_of_its_own_before_the_marks_move_on(
@@ -509,15 +561,28 @@ async def test_tickets_wait_for_redis(gateway: Gateway, tickets: Tickets) -> Non
     await breaks(john)
     gateway.broker.send()
     await asyncio.sleep(10)
+    assert tickets.of("leave") == [Ticket("here", {CID: at(0)}, exact=False)]
     assert offsets(await returned(gateway)) == [1]
 
 
+async def test_so_many_tickets_wait_for_redis_and_no_more(gateway: Gateway) -> None:
+    returns = gateway.sockets.returns
+    for n in range(WAITING_MOST + 5):
+        returns._keep(f"s{n}", _Ended("john", None))
+    assert len(returns._waiting) == WAITING_MOST
+    assert "s4" not in returns._waiting
+    returns._waiting.clear()
+
+
 async def test_a_relay_that_stops_keeps_its_tickets(gateway: Gateway, tickets: Tickets) -> None:
-    for _ in range(5):
-        await watching(gateway)
-    await gateway.sockets.drain(1.0)
+    peers = [await watching(gateway) for _ in range(3)]
+    tickets.is_slow = True
+    await breaks(peers[0])  # it is being written
+    for peer in peers[1:]:
+        peer.transport.close()
     await gateway.sockets.aclose()
-    assert len(tickets.of("leave")) == 5
+    names = {name(peer) for peer in peers}
+    assert {one for one, entry in tickets._users["john"].items() if entry.until} == names
 
 
 async def test_a_claim_for_a_socket_that_has_closed_is_left_for_the_next(
@@ -530,4 +595,6 @@ async def test_a_claim_for_a_socket_that_has_closed_is_left_for_the_next(
     await gateway.sockets.returns.claim(again.connection, [CID], [])
     again.transport.closing = False
     await breaks(again)
+    assert tickets.of("leave")[-1] == Ticket("here", {CID: at(0)})
+    assert await tickets.held("john", [CID]) == {}
     assert offsets(await returned(gateway)) == [1]

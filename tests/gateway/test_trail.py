@@ -79,6 +79,8 @@ def test_a_pong_to_no_ping_says_nothing(forged: int) -> None:
     stage.publish()
     stage.tick(2)
     second = stage.ping()
+    stage.publish()
+    stage.tick()
     stage.pong(second)
     stage.pong(first)  # it comes late: what is had stays so
     stage.pong(forged)
@@ -105,6 +107,16 @@ def test_a_mark_from_before_the_watch_does_not_lower_it() -> None:
     stage.trail.begin(CID, at(9), replayed=False)
     stage.pong(stage.ping())
     assert stage.position == at(9)
+
+
+def test_what_was_acknowledged_in_a_later_epoch_counts() -> None:
+    stage = Stage(5)
+    stage.tick()
+    stage.pong(stage.ping())
+    stage.marks.note(CID, at(50, "e2"))
+    stage.marks.complete()
+    stage.pong(stage.ping())
+    assert stage.position == at(50, "e2")
 
 
 def test_what_is_being_replayed_is_not_had() -> None:
