@@ -19,6 +19,7 @@ from relay import api, calls, egress, forwarded, hooks, http, ingress, metrics
 from relay.announcer import Announcer
 from relay.broker import Broker, Inbox, Limits, Outbox, Store, Unavailable
 from relay.broker.seats import Sessions
+from relay.broker.tickets import Tickets
 from relay.doors import Door
 from relay.gateway.hub import Hub
 from relay.gateway.session import Rules
@@ -40,7 +41,9 @@ class App:
 
     def __init__(self, settings: Settings, *, demo: bool = False) -> None:
         self._settings = settings
-        self._broker, self._store, self._sessions, self._outbox, inbox = _backends(settings)
+        self._broker, self._store, self._sessions, self._tickets, self._outbox, inbox = _backends(
+            settings
+        )
         self._hub = Hub(self._broker)
         self._live = ingress.LiveDoor(
             self._hub.deliver_volatile,
@@ -136,6 +139,7 @@ class App:
             hub=self._hub,
             broker=self._broker,
             store=self._store,
+            tickets=self._tickets,
             door=Door("socket", self._broker),
             rules=Rules(
                 keys=settings.accepted_keys,
@@ -273,6 +277,7 @@ class Backends(NamedTuple):
     broker: Broker
     store: Store
     sessions: Sessions
+    tickets: Tickets
     outbox: Outbox
     inbox: Inbox | None
 
@@ -292,21 +297,25 @@ def _backends(settings: Settings) -> Backends:
     if not settings.redis_url:
         from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
         from relay.broker.memory_sessions import MemorySessions
+        from relay.broker.memory_tickets import MemoryTickets
 
-        owed = MemoryOutbox(time.time_ns, limits)
-        memory = MemoryBroker(limits, time.time_ns, node, outbox=owed)
-        return Backends(memory, MemoryStore(owed), MemorySessions(time.time_ns), owed, None)
-    from relay.broker.redis import (
-        RedisBroker,
-        RedisInbox,
-        RedisOutbox,
-        RedisSessions,
-        RedisStore,
+        clock = time.time_ns
+        owed = MemoryOutbox(clock, limits)
+        memory = MemoryBroker(limits, clock, node, outbox=owed)
+        return Backends(
+            memory, MemoryStore(owed), MemorySessions(clock), MemoryTickets(clock), owed, None
+        )
+    from relay.broker import redis
+
+    broker = redis.RedisBroker(settings.redis_url, settings.redis_prefix, limits, node)
+    return Backends(
+        broker,
+        redis.RedisStore(broker),
+        redis.RedisSessions(broker),
+        redis.RedisTickets(broker),
+        redis.RedisOutbox(broker, lease_s=settings.hook_lease),
+        redis.RedisInbox(broker),
     )
-
-    broker = RedisBroker(settings.redis_url, settings.redis_prefix, limits, node)
-    outbox = RedisOutbox(broker, lease_s=settings.hook_lease)
-    return Backends(broker, RedisStore(broker), RedisSessions(broker), outbox, RedisInbox(broker))
 
 
 def _id_source() -> Callable[[], str]:

@@ -83,6 +83,9 @@ REPAIRS: Final = Counter("relay_repairs", "Gaps in a call's publications, by out
 RECOVERIES: Final = Counter(
     "relay_recoveries", "Watches from a position, by whether nothing was lost.", ["recovered"]
 )
+TICKETS: Final = Counter(
+    "relay_tickets", "Tickets of sockets that watched over HTTP, by what became of them.", ["what"]
+)
 HISTORY_READS: Final = Counter("relay_history_reads", "Pages of history read from the broker.")
 REDIS_UP: Final = Gauge(
     "relay_redis_up", "Whether the connections to Redis stand.", multiprocess_mode="min"

@@ -59,15 +59,19 @@ class Watches:
     def __init__(self) -> None:
         self.open = {"node-1-mac": "john"}
         self.attached: list[tuple[str, str, str]] = []
+        self.returning: list[bool] = []
         self.expelled: list[tuple[str, str]] = []
         self.revoked: list[tuple[str | None, float]] = []
         self.away = False
 
-    async def attach(self, connection_id: str, user_id: str, cids: Sequence[str]) -> None:
+    async def attach(
+        self, connection_id: str, user_id: str, cids: Sequence[str], *, returning: bool = False
+    ) -> None:
         if self.away:
             raise Unavailable("the process that owns the connection does not answer")
         if self.open.get(connection_id) != user_id:
             raise UnknownConnection("connection_id is not an open socket of this user")
+        self.returning.append(returning)
         self.attached.extend((connection_id, user_id, cid) for cid in cids)
 
     async def expel(self, user_id: str, cid: str) -> None:

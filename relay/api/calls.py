@@ -322,7 +322,8 @@ async def query(api: Context, request: Request, caller: Caller) -> Response:
     if connection_id is not None:
         cids = [call.cid for call in seen]
         unknown = await _unknown(api, caller, filters.listed(wanted))
-        await views.watch(api, caller, connection_id, [*cids, *unknown])
+        watched = [*cids, *unknown]
+        await views.watch(api, caller, connection_id, watched, returning=_is_return(body))
         now = await api.store.calls(cids)
         seen = [now[call.cid] for call in seen if call.cid in now]
     also = [] if caller.user_id is None else [caller.user_id]
@@ -344,6 +345,17 @@ async def _unknown(api: Context, caller: Caller, asked: Sequence[str]) -> list[s
     unknown = [cid for cid in asked if cid not in known and events.is_cid(cid)]
     disallowed = caller.claims.disallowed(unknown)
     return [cid for cid in unknown if cid not in disallowed]
+
+
+def _is_return(body: Mapping[str, Any]) -> bool:
+    """Tell whether this is how Stream's SDKs watch again after a reconnect."""
+    match body:
+        case {
+            "watch": True,
+            "filter_conditions": {"cid": {"$in": _} as operators} as conditions,
+        } if len(conditions) == len(operators) == 1:
+            return not any(body.get(name) for name in ("limit", "next", "prev", "sort"))
+    return False
 
 
 def _is_shown(caller: Caller, call: Call) -> bool:

@@ -35,8 +35,12 @@ ANONYMOUS: Final = "!anon"
 class Watches(Protocol):
     """The gateway's side: HTTP asks, open sockets get the events, whichever process has them."""
 
-    async def attach(self, connection_id: str, user_id: str, cids: Sequence[str]) -> None:
+    async def attach(
+        self, connection_id: str, user_id: str, cids: Sequence[str], *, returning: bool = False
+    ) -> None:
         """Let the connection watch the calls; returns when it does.
+
+        ``returning``: it gets first what the user's last connection missed of them.
 
         Raises ``UnknownConnection`` when it is not an open socket of this user, ``Unavailable``
         when the process that owns it does not answer in time.

@@ -83,10 +83,17 @@ def members_limit(request: Request, body: Mapping[str, Any]) -> int:
     )
 
 
-async def watch(api: Context, caller: Caller, connection_id: str | None, cids: list[str]) -> None:
+async def watch(
+    api: Context,
+    caller: Caller,
+    connection_id: str | None,
+    cids: list[str],
+    *,
+    returning: bool = False,
+) -> None:
     """Let the caller's connection watch calls, where it named one."""
     if connection_id is not None and caller.user_id is not None and cids:
-        await api.watches.attach(connection_id, caller.user_id, cids)
+        await api.watches.attach(connection_id, caller.user_id, cids, returning=returning)
 
 
 def watching(

@@ -135,6 +135,14 @@ class Keyspace:
         """Return the hash of how many sockets a user has, by process."""
         return f"{self._prefix}sockets:{user_id}"
 
+    def tickets(self, user_id: str) -> str:
+        """Return the hash of how far a user's sockets had come, by socket."""
+        return f"{self._prefix}tickets:{user_id}"
+
+    def marks(self, node: str) -> str:
+        """Return the hash of how far the sockets of a process have come, by call."""
+        return f"{self._prefix}marks:{node}"
+
     def user(self, user_id: str) -> str:
         """Return the key of a user as the store keeps it."""
         return f"{self._prefix}u:{user_id}"

@@ -1,8 +1,8 @@
-"""The relay on Redis, for any number of processes: broker, store, inbox, sessions and outbox.
+"""The relay on Redis, for any number of processes: the broker, and what else is kept there.
 
     broker = RedisBroker(url, prefix, limits, node)
-    store, inbox = RedisStore(broker), RedisInbox(broker)
-    sessions, outbox = RedisSessions(broker), RedisOutbox(broker)
+    store, inbox, outbox = RedisStore(broker), RedisInbox(broker), RedisOutbox(broker)
+    sessions, tickets = RedisSessions(broker), RedisTickets(broker)
 
 The broker connects in ``start``; the others work from then on, and are closed before it.
 """
@@ -12,5 +12,8 @@ from relay.broker.redis_inbox import RedisInbox
 from relay.broker.redis_outbox import RedisOutbox
 from relay.broker.redis_sessions import RedisSessions
 from relay.broker.redis_store import RedisStore
+from relay.broker.redis_tickets import RedisTickets
 
-__all__ = ["RedisBroker", "RedisInbox", "RedisOutbox", "RedisSessions", "RedisStore"]
+__all__ = [
+    "RedisBroker", "RedisInbox", "RedisOutbox", "RedisSessions", "RedisStore", "RedisTickets",
+]  # fmt: skip

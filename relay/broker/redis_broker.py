@@ -65,10 +65,11 @@ _DUPLICATE: Final = 1
 _REUSED: Final = 2
 
 _COMMAND_SCRIPTS: Final = (
-    scripts.CONNECTIONS, scripts.DUE, scripts.END, scripts.HEARTBEAT, scripts.HISTORY, scripts.JOIN,
-    scripts.LEASE, scripts.LEAVE, scripts.NODES, scripts.NOTIFY, scripts.OUT_DUE, scripts.OUT_HOOKS,
-    scripts.OUT_LEASE, scripts.OUT_READ, scripts.OUT_RECORD, scripts.OUT_REPLAY, scripts.POSITIONS,
-    scripts.REPLACE, scripts.ROSTER, scripts.SEATS, scripts.SPEND,
+    scripts.CLAIM, scripts.CONNECTIONS, scripts.DUE, scripts.END, scripts.HEARTBEAT,
+    scripts.HISTORY, scripts.JOIN, scripts.LEASE, scripts.LEAVE, scripts.MARKS, scripts.NODES,
+    scripts.NOTIFY, scripts.OUT_DUE, scripts.OUT_HOOKS, scripts.OUT_LEASE, scripts.OUT_READ,
+    scripts.OUT_RECORD, scripts.OUT_REPLAY, scripts.POSITIONS, scripts.REPLACE, scripts.ROSTER,
+    scripts.SEATS, scripts.SPEND, scripts.TICKET,
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
 from websockets.datastructures import Headers
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -23,11 +23,13 @@ from relay.errors import BadInput, Close, RelayError
 from relay.gateway import frames, reading
 from relay.gateway.call import Batch
 from relay.gateway.commands import Worker, publish_now
+from relay.gateway.returns import PING_S
 from relay.gateway.session import Action, End, Refuse, Send, Session, Write
 from relay.users import User
 
 if TYPE_CHECKING:
     from relay.gateway.sockets import Sockets
+    from relay.gateway.trail import Trail
 
 log = logs.get(__name__)
 
@@ -49,9 +51,9 @@ class Connection(asyncio.Protocol):
     """A socket from its upgrade on. Implements ``call.Watcher`` and ``wheel.Timed``."""
 
     __slots__ = (
-        "_ended", "_fd", "_fragments", "_heard_at", "_hears_out", "_noise", "_protocol", "_room",
-        "_session", "_slow_since", "_sockets", "_transport", "_unparsed", "_worker", "calls",
-        "cleared", "descriptor", "peer", "slot",
+        "_due_at", "_ended", "_fd", "_fragments", "_heard_at", "_hears_out", "_noise", "_protocol",
+        "_room", "_session", "_slow_since", "_sockets", "_transport", "_unparsed", "_worker",
+        "calls", "cleared", "descriptor", "peer", "slot", "trail",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -71,6 +73,8 @@ class Connection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._slow_since = 0.0
         self._heard_at = 0.0
+        self._due_at = 0.0
+        self.trail: Trail | None = None
         self.calls: set[str] = set()
         self.cleared: set[str] = set()
         self.peer = ""
@@ -94,6 +98,9 @@ class Connection(asyncio.Protocol):
             text = reading.whole_text(data, self._sockets.limits.frame_max_bytes)
             if text is not None:
                 self._text(text)
+                return
+            if (payload := reading.whole_pong(data)) is not None:
+                self._pong(payload)
                 return
         for start in range(0, len(data), SLICE_BYTES):
             self._parse(data[start : start + SLICE_BYTES])
@@ -188,8 +195,14 @@ class Connection(asyncio.Protocol):
                 self._fragment(frame)
             case Opcode.BINARY:
                 self.end(Close.UNSUPPORTED_DATA, "send text frames only", "binary")
-            case Opcode.PING | Opcode.PONG:
+            case Opcode.PONG:
+                self._pong(bytes(frame.data))
+            case Opcode.PING:
                 self._hear_noise()
+
+    def _pong(self, payload: bytes) -> None:
+        self._sockets.returns.ponged(self, payload)
+        self._hear_noise()
 
     def _fragment(self, frame: Frame) -> None:
         if self._fragments is None:
@@ -367,7 +380,7 @@ class Connection(asyncio.Protocol):
         """Start the time that a slow peer has to drain, unless it is running."""
         if not self._slow_since:
             self._slow_since = self._sockets.now()
-            self.schedule()
+            self.hang()
 
     # -- time (wheel.Timed) -----------------------------------------------------------------------
 
@@ -380,11 +393,13 @@ class Connection(asyncio.Protocol):
         elif self._is_slow_for_good(now):
             self.abort("slow")
         else:
-            self._noise = 0
-            self.perform(self.session.due(self._sockets.now_ns()))
-            if self.is_open:
-                self._transport.write(_PING)
+            if now >= self._due_at:
+                self._noise = 0
+                self.perform(self.session.due(self._sockets.now_ns()))
                 self.schedule()
+            if self.is_open:
+                self.ping()
+                self.hang()
 
     def _is_slow_for_good(self, now: float) -> bool:
         limits = self._sockets.limits
@@ -395,12 +410,30 @@ class Connection(asyncio.Protocol):
         return now - self._slow_since >= limits.slow_timeout_s
 
     def schedule(self) -> None:
+        """Reckon anew when the session is due, and hang this socket into the wheel."""
+        self._due_at = self._sockets.now() + self.session.next_due_s(self._sockets.now_ns())
+        self.hang()
+
+    def hang(self) -> None:
         """Hang this socket into the wheel for whatever is due next."""
-        now = self._sockets.now()
-        due = now + self.session.next_due_s(self._sockets.now_ns())
+        if not self.is_open:
+            return  # the wheel is to look after its end
+        due = self._due_at
+        if self.trail is not None:
+            due = min(due, self._sockets.now() + PING_S)
         if self._slow_since:
             due = min(due, self._slow_since + self._sockets.limits.slow_timeout_s)
         self._sockets.wheel.schedule(self, due)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether what the peer says is read just now."""
+        return self._transport.is_reading()
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        trail = self.trail
+        self._transport.write(_PING if trail is None else self._sockets.returns.ping(self, trail))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -447,8 +480,19 @@ class Connection(asyncio.Protocol):
         self._write_directly(-1)
         if self._worker is not None and self._worker.task is not None:
             self._worker.task.cancel()
+        self._sockets.returns.ended(self, is_clean=self._was_left)
         for cid in list(self.calls):
             self._sockets.unwatch(self, cid)
+
+    @property
+    def _was_left(self) -> bool:
+        """Whether the peer said goodbye: it will not come back for what it misses.
+
+        Stream's clients close with 1000 or, with the page, 1001; a line that they take for dead
+        they close without a code. (Where the relay closes first, it leaves before they answer.)
+        """
+        said = self._protocol.close_rcvd
+        return said is not None and said.code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
 
 
 def _plain_descriptor(transport: asyncio.Transport) -> int:

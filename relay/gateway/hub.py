@@ -105,6 +105,18 @@ class Hub:
             self._drop(call, watcher)
             self._retire(call)
 
+    def place(self, cid: str) -> Position | None:
+        """Return up to where everything is written to the live watchers, None when none can be."""
+        call = self._calls.get(cid)
+        if call is None or call.feed is None:
+            return None
+        call.flush()
+        return call.position
+
+    def is_live(self, watcher: Watcher, cid: str) -> bool:
+        """Tell whether a watcher gets a call, with nothing left to replay."""
+        return (call := self._calls.get(cid)) is not None and watcher in call.live
+
     def _enter(
         self, call: WatchedCall, watcher: Watcher, since: Position | None, page: Page | None
     ) -> Watching:

@@ -1,4 +1,4 @@
-"""The short way in for what nearly every read is: one whole text frame and nothing else.
+"""The short way in for what nearly every read is: one whole text or pong and nothing else.
 
 ``websockets``' parser is ready for whatever a peer may send, at the price of half a dozen
 generators a frame, nearly as much as the rest of a command. What is not taken here goes to the
@@ -11,6 +11,7 @@ from websockets.frames import Frame
 from websockets.speedups import apply_mask
 
 _WHOLE_TEXT = 0x81
+_WHOLE_PONG = 0x8A
 _MASKED = 0x80
 _BLANK_LINE = b"\r\n\r\n"
 
@@ -31,6 +32,16 @@ def whole_text(data: bytes, limit: int) -> bytes | None:
     if start + length != len(data) or length > limit:
         return None
     return apply_mask(data[start:], data[start - 4 : start])
+
+
+def whole_pong(data: bytes) -> bytes | None:
+    """Return the payload of ``data`` when that is one pong of a client, None for anything else."""
+    if len(data) < 6 or data[0] != _WHOLE_PONG:
+        return None
+    length = data[1] ^ _MASKED
+    if length > 125 or len(data) != 6 + length:
+        return None
+    return apply_mask(data[6:], data[2:6])
 
 
 def least_size(frame: Frame) -> int:

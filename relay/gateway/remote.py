@@ -24,10 +24,17 @@ log = logs.get(__name__)
 
 
 class _Attach(msgspec.Struct, tag="attach", frozen=True):
-    """Let a socket of yours watch calls."""
+    """Let a socket of yours watch calls; ``gone`` as in ``Sockets.attach_here``."""
 
     connection_id: str
     cids: list[str]
+    gone: list[str] | None = None
+
+
+class _Dismiss(msgspec.Struct, tag="dismiss", frozen=True):
+    """Which of these sockets of yours are alive? Cut the others off."""
+
+    names: list[str]
 
 
 class _Occupied(msgspec.Struct, tag="occupied", frozen=True):
@@ -50,6 +57,7 @@ class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     occupied: tuple[int, ...] = ()
     count: int = 0
+    alive: tuple[str, ...] = ()
 
 
 class _Expel(msgspec.Struct, tag="expel", frozen=True):
@@ -66,7 +74,7 @@ class _Revoke(msgspec.Struct, tag="revoke", frozen=True):
     before_s: float
 
 
-_Question: TypeAlias = _Attach | _Count | _Occupied
+_Question: TypeAlias = _Attach | _Count | _Dismiss | _Occupied
 _Notice: TypeAlias = _Expel | _Revoke
 
 _ERRORS: Final = {
@@ -84,11 +92,22 @@ class Remote:
 
     # -- what this process asks ---------------------------------------------------------------
 
-    async def attach(self, owner: str, connection_id: str, cids: Sequence[str]) -> None:
-        """Let the socket of another process watch calls; see ``Sockets.attach``."""
+    async def attach(
+        self, owner: str, connection_id: str, cids: Sequence[str], gone: Collection[str] | None
+    ) -> None:
+        """Let the socket of another process watch calls; see ``Sockets.attach_here``."""
         if owner not in await self._broker.nodes():
             raise UnknownConnection("connection_id is of a process that is gone: reconnect")
-        await self._ask(owner, _Attach(connection_id, list(cids)))
+        named = None if gone is None else list(gone)
+        await self._ask(owner, _Attach(connection_id, list(cids), named))
+
+    async def dismiss(self, node: str, names: Sequence[str]) -> Collection[str]:
+        """Ask a process; see ``Returns.dismiss_here``. On one that is silent nobody is alive."""
+        try:
+            return (await self._ask(node, _Dismiss(list(names)))).alive
+        except Unavailable as error:
+            log.info("a silent process has nobody", node=node, reason=error.message)
+            return ()
 
     async def occupied(self, seats: Sequence[Seat]) -> set[Seat]:
         """Ask every process; see ``Sockets.occupied``."""
@@ -153,9 +172,11 @@ class Remote:
 
     async def _answer(self, question: _Question | None) -> _Answer:
         match question:
-            case _Attach(connection_id, cids):
-                await self._here.attach_here(connection_id, cids)
+            case _Attach(connection_id, cids, gone):
+                await self._here.attach_here(connection_id, cids, gone)
                 return _Answer()
+            case _Dismiss(names):
+                return _Answer(alive=tuple(await self._here.returns.dismiss_here(names)))
             case _Count(user_id):
                 return _Answer(count=self._here.count_here(user_id))
             case _Occupied(seats):

@@ -20,6 +20,7 @@ from websockets.http11 import Request
 from relay import logs, metrics, tokens, wire
 from relay.broker import Broker, Store
 from relay.broker.seats import Seat
+from relay.broker.tickets import Tickets
 from relay.doors import Door
 from relay.errors import (
     BadInput,
@@ -33,12 +34,13 @@ from relay.errors import (
 )
 from relay.events import Event, Position, Publication
 from relay.forwarded import Network, client_address
-from relay.gateway import drain
+from relay.gateway import drain, frames
 from relay.gateway.call import Batch
 from relay.gateway.connection import Connection
 from relay.gateway.hub import Hub, Watching
 from relay.gateway.quota import Quota
 from relay.gateway.remote import Remote
+from relay.gateway.returns import Returns
 from relay.gateway.session import Rules, Session
 from relay.gateway.wheel import Wheel
 from relay.tasks import Tasks, together
@@ -50,9 +52,9 @@ log = logs.get(__name__)
 PATHS: Final = ("/video/connect", "/api/v2/connect")
 QUERY_FIELDS: Final = 20
 ATTACH_AT_ONCE: Final = 64
+"""Calls that one request makes a socket watch at the same time; the others wait their turn."""
 CLEARED_MOST: Final = 200
 """Calls that a socket sends to without watching them, remembered as allowed."""
-"""Calls that one request makes a socket watch at the same time; the others wait their turn."""
 
 
 class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +88,7 @@ class Sockets:
         hub: Hub,
         broker: Broker,
         store: Store,
+        tickets: Tickets,
         door: Door,
         rules: Rules,
         limits: SocketLimits,
@@ -109,6 +112,7 @@ class Sockets:
         self._broker = broker
         self._remote = Remote(broker, self)
         self._quota = Quota(broker, limits.user_connections, self.count_here, self._remote.count)
+        self.returns = Returns(tickets, broker, hub, self._remote.dismiss)
         self._secret = secret
         self._origins = frozenset(origins)
         self._trusted = trusted
@@ -136,6 +140,8 @@ class Sockets:
         self._broker.receive(self._remote)
         self.tasks.spawn(self.wheel.run())
         self.tasks.spawn(self._quota.run())
+        self.tasks.spawn(self.returns.beat())
+        self.tasks.spawn(self.returns.write())
 
     async def drain(self, timeout_s: float, *, handover: bool = False) -> None:
         """Refuse new sockets, let the open ones go, and wait until they have or time is up.
@@ -159,8 +165,9 @@ class Sockets:
             connection.end(Close.GOING_AWAY, "the relay is shutting down", "shutdown")
 
     async def aclose(self) -> None:
-        """End every task."""
+        """End every task, and keep what is known of those who will come back."""
         await self.tasks.aclose()
+        await self.returns.aclose()
 
     # -- what connections ask for -----------------------------------------------------------------
 
@@ -264,7 +271,15 @@ class Sockets:
         return not self._strict_calls and (cid in connection.calls or cid in connection.cleared)
 
     async def watch(self, connection: Connection, cid: str, since: Position | None) -> Watching:
-        """Make a socket watch a call; see ``Hub.watch``."""
+        """Make a socket watch a call by a command; see ``Hub.watch``.
+
+        Whoever does so can name a position, and will when it comes back.
+        """
+        watching = await self._watch(connection, cid, since)
+        self.returns.forget(connection, cid)
+        return watching
+
+    async def _watch(self, connection: Connection, cid: str, since: Position | None) -> Watching:
         if cid not in connection.calls:
             self._check_room(connection, 1)
         beginning = _Beginning(connection, cid)
@@ -302,6 +317,7 @@ class Sockets:
     def unwatch(self, connection: Connection, cid: str) -> None:
         """Make a socket cease to watch a call."""
         self._hub.unwatch(connection, cid)
+        self.returns.forget(connection, cid)
         if cid in connection.calls:
             connection.calls.discard(cid)
             metrics.WATCHES.dec()
@@ -324,19 +340,23 @@ class Sockets:
 
     # -- what the API asks for, wherever the sockets are -------------------------------------------
 
-    async def attach(self, connection_id: str, user_id: str, cids: Sequence[str]) -> None:
+    async def attach(
+        self, connection_id: str, user_id: str, cids: Sequence[str], *, returning: bool = False
+    ) -> None:
         """Make the socket of that id watch calls, live from now on.
 
+        ``returning``: first what the user's last socket missed, as far as that can be told.
         Raises ``UnknownConnection`` when it is not open, or not that user's, ``BadInput`` when it
         would watch too many, and ``Unavailable`` when the process that owns it does not answer.
         """
         owner = tokens.connection_owner(connection_id, user_id, self._secret)
         if owner is None:
             raise unknown_connection()
+        gone = await self.returns.gone(user_id, cids, connection_id) if returning else None
         if owner == self._broker.node:
-            await self.attach_here(connection_id, cids)
+            await self.attach_here(connection_id, cids, gone)
         else:
-            await self._remote.attach(owner, connection_id, cids)
+            await self._remote.attach(owner, connection_id, cids, gone)
 
     async def expel(self, user_id: str | None, cid: str) -> None:
         """Make every socket of a user cease to watch a call; None: of everybody."""
@@ -363,18 +383,34 @@ class Sockets:
 
     # -- what processes ask of each other (through ``Remote``) -------------------------------------
 
-    async def attach_here(self, connection_id: str, cids: Sequence[str]) -> None:
-        """Make a socket of this process watch calls; its id was checked."""
+    async def attach_here(
+        self, connection_id: str, cids: Sequence[str], gone: Collection[str] | None
+    ) -> None:
+        """Make a socket of this process watch calls; its id was checked.
+
+        ``gone`` are the user's sockets whose place it may take; None when it does not return.
+        """
         connection = self._by_id.get(connection_id)
         if connection is None or not connection.is_open:
             raise unknown_connection()
         news = [cid for cid in dict.fromkeys(cids) if cid not in connection.calls]
         self._check_room(connection, len(news))
+        if gone is not None:
+            await self.returns.claim(connection, news, gone)
         for start in range(0, len(news), ATTACH_AT_ONCE):
             batch = news[start : start + ATTACH_AT_ONCE]
-            await together(self.watch(connection, cid, None) for cid in batch)
+            await together(self._attach(connection, cid) for cid in batch)
+        await self.returns.hold(connection)
         if not connection.is_open:  # it may have closed meanwhile
             raise unknown_connection()
+
+    async def _attach(self, connection: Connection, cid: str) -> None:
+        since = self.returns.since(connection, cid)
+        position, recovered = await self._watch(connection, cid, since)
+        if recovered is False:
+            connection.reply(frames.lost(cid, position))
+        start = since if since is not None and recovered else position
+        self.returns.began(connection, cid, start, replayed=start != position)
 
     def count_here(self, user_id: str) -> int:
         """Return how many sockets of a user are open here."""

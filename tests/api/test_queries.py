@@ -73,6 +73,37 @@ async def test_a_connection_watches_what_was_found_when_asked_to(calls: Edges) -
     ]
 
 
+OF_AN_SDK: dict[str, Any] = {
+    "watch": True,
+    "filter_conditions": {"cid": {"$in": ["default:c1"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "returning"),
+    [
+        ({}, True),
+        ({"sort": []}, True),
+        ({"limit": 10}, False),
+        ({"sort": [{"field": "created_at", "direction": 1}]}, False),
+        ({"filter_conditions": {"cid": "default:c1"}}, False),
+        ({"filter_conditions": {"cid": {"$in": ["default:c1"], "$ne": "default:c2"}}}, False),
+        ({"filter_conditions": {"cid": {"$in": ["default:c1"]}, "type": "default"}}, False),
+        ({"filter_conditions": {"$and": [OF_AN_SDK["filter_conditions"]]}}, False),
+    ],
+)
+async def test_an_sdk_that_is_back_is_known_by_how_it_asks(
+    calls: Edges, change: dict[str, Any], returning: bool
+) -> None:
+    assert ids(await find(calls, OF_AN_SDK | change, params=CONNECTION)) == ["c1"]
+    assert calls.watches.returning == [returning]
+
+
+async def test_who_gets_a_call_is_not_taken_for_one_that_is_back(calls: Edges) -> None:
+    await calls.post("/video/call/default/c1", headers=JOHN, params=CONNECTION)
+    assert calls.watches.returning == [False]
+
+
 @pytest.mark.parametrize("body", [{}, {"watch": False}])
 async def test_it_does_not_watch_unasked(calls: Edges, body: Any) -> None:
     await find(calls, body, params=CONNECTION)

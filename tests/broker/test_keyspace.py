@@ -37,6 +37,8 @@ def test_keys_have_their_documented_names() -> None:
     assert (KEYS.seats, KEYS.seats_lease) == ("relay:seats", "relay:seats:lease")
     assert (KEYS.everybody, KEYS.inbox("a1b2")) == ("relay:all", "relay:node:a1b2")
     assert KEYS.connections("ann") == "relay:sockets:ann"
+    assert KEYS.tickets("ann") == "relay:tickets:ann"
+    assert KEYS.marks("a1b2") == "relay:marks:a1b2"
     assert KEYS.notices == "relay:notices"
     assert (KEYS.nodes, KEYS.partitions_key) == ("relay:nodes", "relay:partitions")
 

@@ -15,8 +15,16 @@ import msgspec
 from relay.broker import Broker, Limits, Outbox, Store
 from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.broker.memory_sessions import MemorySessions
-from relay.broker.redis import RedisBroker, RedisOutbox, RedisSessions, RedisStore
+from relay.broker.memory_tickets import MemoryTickets
+from relay.broker.redis import (
+    RedisBroker,
+    RedisOutbox,
+    RedisSessions,
+    RedisStore,
+    RedisTickets,
+)
 from relay.broker.seats import Sessions
+from relay.broker.tickets import LIFE_S, Tickets
 from relay.events import Event, Position, fingerprint
 
 CID = "default:demo"
@@ -140,6 +148,10 @@ class Rig(Protocol):
         """Return the keeper of sessions that goes with a broker."""
         ...
 
+    def tickets(self, broker: Broker, life_s: float = ...) -> Tickets:
+        """Return the keeper of tickets that goes with a broker."""
+        ...
+
     async def outbox(self, broker: Broker, woken: Callable[[int], None]) -> Outbox:
         """Start the outbox that goes with a broker; it is closed with the rig."""
         ...
@@ -179,6 +191,9 @@ class MemoryRig:
 
     def sessions(self, broker: Broker) -> Sessions:
         return MemorySessions(lambda: self._now_ns)
+
+    def tickets(self, broker: Broker, life_s: float = LIFE_S) -> Tickets:
+        return MemoryTickets(lambda: self._now_ns, life_s=life_s)
 
     async def pass_time(self, seconds: float) -> None:
         self._now_ns += int(seconds * 1e9)
@@ -225,6 +240,10 @@ class RedisRig:
     def sessions(self, broker: Broker) -> RedisSessions:
         assert isinstance(broker, RedisBroker)
         return RedisSessions(broker)
+
+    def tickets(self, broker: Broker, life_s: float = LIFE_S) -> RedisTickets:
+        assert isinstance(broker, RedisBroker)
+        return RedisTickets(broker, life_s=life_s, beat_s=0)
 
     async def outbox(
         self, broker: Broker, woken: Callable[[int], None], **options: Any

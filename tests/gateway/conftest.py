@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 
 from relay import metrics
 from relay.broker.memory import MemoryStore
+from relay.broker.memory_tickets import MemoryTickets
 from relay.doors import Door
 from relay.forwarded import read_networks
 from relay.gateway.hub import Hub
@@ -120,6 +121,7 @@ async def gateways() -> AsyncIterator[MakeGateway]:
             hub=hub,
             broker=broker,
             store=more.pop("store", store),
+            tickets=more.pop("tickets", None) or MemoryTickets(now_ns),
             door=Door("socket", broker),
             rules=Rules(keys={"key": (SECRET,)}, new_id=lambda: "minted", **(rules or {})),
             limits=SocketLimits(**(limits or {})),

@@ -357,9 +357,12 @@ class FakeTransport(asyncio.Transport):
         self.closing = False
         self.aborted = False
         self.eof = False
+        self.watched: Callable[[bytes], None] | None = None
 
     def write(self, data: Any) -> None:
         assert not self.eof, "written after write_eof"
+        if self.watched is not None:
+            self.watched(bytes(data))
         if not self.closing:
             (self.buffer if self.stuck else self.sent).extend(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import struct
@@ -88,6 +89,25 @@ class Peer:
             found.append((data[0] & 0x0F, data[start : start + length]))
             data = data[start + length :]
         return found
+
+    @property
+    def pings(self) -> list[bytes]:
+        """The payloads of the pings."""
+        return [data for opcode, data in self.frames if opcode == 9]
+
+    def pong(self, number: int = -1) -> None:
+        """Answer one of the pings, the last one."""
+        self.raw(self.frame(Opcode.PONG, self.pings[number]))
+
+    def answer_pings(self) -> None:
+        """Answer every ping from now on, as a live peer does."""
+
+        def watched(data: bytes) -> None:
+            if data[:1] == b"\x89":
+                loop.call_soon(self.raw, self.frame(Opcode.PONG, data[2:]))
+
+        loop = asyncio.get_running_loop()
+        self.transport.watched = watched
 
     @property
     def texts(self) -> list[dict[str, Any]]:

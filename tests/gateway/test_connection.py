@@ -161,6 +161,16 @@ async def test_a_close_that_is_not_answered_ends_in_time(gateway: Gateway) -> No
     assert peer.transport.aborted
 
 
+async def test_one_whose_token_has_ended_is_cut_off_in_time_if_it_does_not_answer(
+    gateway: Gateway,
+) -> None:
+    peer = await Peer(gateway).log_in(given=token(exp=gateway.now_ns() // 10**9 + 5))
+    while peer.close is None:
+        await asyncio.sleep(1)
+    await asyncio.sleep(CLOSE_TIMEOUT_S + 2)
+    assert peer.transport.aborted
+
+
 async def test_a_long_reason_fits_the_frame(gateway: Gateway) -> None:
     peer = await Peer(gateway).log_in()
     peer.connection.end(Close.GOING_AWAY, "ö" * 200, "shutdown")
@@ -210,7 +220,7 @@ async def test_one_lost_in_the_middle_of_a_command_leaves_nothing_behind(
     gate.set()
     await asyncio.sleep(5)
     assert gateway.hub._calls == {}
-    assert len(gateway.sockets.tasks) == 2, "the wheel's and the quota's"
+    assert len(gateway.sockets.tasks) == 4, "of the wheel, the quota and those who return"
     assert metrics.WATCHES._value.get() == 0
 
 

@@ -56,6 +56,26 @@ def test_a_text_over_the_limit_is_left_to_the_parser() -> None:
     assert reading.whole_text(frame(b"x" * 101), 100) is None
 
 
+@pytest.mark.parametrize("length", [0, 4, 125])
+def test_one_whole_pong_is_taken(length: int) -> None:
+    assert reading.whole_pong(frame(b"x" * length, Opcode.PONG)) == b"x" * length
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        frame(b"tick", Opcode.PONG)[:-1],
+        frame(b"tick", Opcode.PONG) + b"\x81",
+        frame(b"tick", Opcode.PING),
+        b"\x8a\x04tick..",
+        b"\x8a\xfe" + bytes(130),
+    ],
+)
+def test_what_is_not_just_a_pong_is_left_to_the_parser(data: bytes) -> None:
+    assert reading.whole_pong(data) is None
+
+
 @pytest.mark.parametrize("length", [0, 125, 126, 65_535, 65_536])
 def test_the_least_size_is_what_a_thrifty_client_sends(length: int) -> None:
     data = frame(b"x" * length)

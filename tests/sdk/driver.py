@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from playwright.async_api import Browser, Page
@@ -35,6 +35,12 @@ def node() -> str:
     if not (FOLDER.parents[1] / "node_modules" / "@stream-io").is_dir():
         pytest.fail("the JavaScript SDKs are missing: npm ci")
     return found
+
+
+class Reachable(Protocol):
+    """What leads to a relay: a front, a line that can be cut."""
+
+    base_url: str
 
 
 class Failed(Exception):
@@ -195,7 +201,7 @@ class NodeClient(VideoClient):
 
 @asynccontextmanager
 async def in_node(
-    relay: Front, *, api_key: str = API_KEY, **options: Any
+    relay: Reachable, *, api_key: str = API_KEY, **options: Any
 ) -> AsyncIterator[NodeClient]:
     """Give a client that has not logged in yet, in a process of its own; ``options`` are its."""
     given = {"apiKey": api_key, "clientEventsReportingEnabled": False, **options}

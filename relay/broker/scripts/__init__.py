@@ -14,9 +14,9 @@ from zlib import crc32
 import msgspec
 
 __all__ = [
-    "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "NODES",
-    "NOTIFY", "OUT_DUE", "OUT_HOOKS", "OUT_LEASE", "OUT_READ", "OUT_RECORD", "OUT_REPLAY",
-    "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "Script",
+    "CLAIM", "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "MARKS",
+    "NODES", "NOTIFY", "OUT_DUE", "OUT_HOOKS", "OUT_LEASE", "OUT_READ", "OUT_RECORD", "OUT_REPLAY",
+    "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "TICKET", "Script",
 ]  # fmt: skip
 
 COPIES: Final = 1024
@@ -51,6 +51,7 @@ def _load(name: str) -> Script:
     return Script.of("\n".join((flags, (_HERE / "common.lua").read_text("utf-8"), body)))
 
 
+CLAIM: Final = _load("claim")
 CONNECTIONS: Final = _load("connections")
 DUE: Final = _load("due")
 END: Final = _load("end")
@@ -59,6 +60,7 @@ HISTORY: Final = _load("history")
 JOIN: Final = _load("join")
 LEASE: Final = _load("lease")
 LEAVE: Final = _load("leave")
+MARKS: Final = _load("marks")
 NODES: Final = _load("nodes")
 NOTIFY: Final = _load("notify")
 OUT_DUE: Final = _load("out_due")
@@ -73,3 +75,4 @@ REPLACE: Final = _load("replace")
 ROSTER: Final = _load("roster")
 SEATS: Final = _load("seats")
 SPEND: Final = _load("spend")
+TICKET: Final = _load("ticket")
