@@ -184,7 +184,7 @@ async def test_a_revoked_token_logs_nobody_in(gateway: Gateway) -> None:
     now_ns = gateway.sockets.now_ns()
     await gateway.store.save_user("john", Profile(revoked_before=now_ns + 10**9), now_ns)
     peer = await Peer(gateway).log_in()
-    assert (peer.texts[0]["type"], peer.texts[0]["error"]["code"]) == ("connection.error", 5)
+    assert (peer.texts[0]["type"], peer.texts[0]["error"]["code"]) == ("connection.error", 40)
     assert peer.close is not None
     assert peer.close[0] == Close.REFUSED
 
