@@ -50,7 +50,7 @@ _COMMAND_SCRIPTS: Final = (
     scripts.CLAIM, scripts.CONNECTIONS, scripts.DUE, scripts.END, scripts.HEARTBEAT,
     scripts.HISTORY, scripts.JOIN, scripts.LEASE, scripts.LEAVE, scripts.MARKS, scripts.NODES,
     scripts.NOTIFY, scripts.POSITIONS, scripts.REPLACE, scripts.ROSTER, scripts.SEATS,
-    scripts.SPEND, scripts.TICKET,
+    scripts.SPEND, scripts.TICKET, scripts.TICKETS,
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import msgspec
 __all__ = [
     "CLAIM", "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "MARKS",
     "NODES", "NOTIFY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "TICKET",
-    "Script",
+    "TICKETS", "Script",
 ]  # fmt: skip
 
 _HERE: Final = Path(__file__).parent
@@ -53,3 +53,4 @@ ROSTER: Final = _load("roster")
 SEATS: Final = _load("seats")
 SPEND: Final = _load("spend")
 TICKET: Final = _load("ticket")
+TICKETS: Final = _load("tickets")
