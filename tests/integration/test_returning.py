@@ -79,6 +79,22 @@ async def test_it_said_goodbye(pair: Pair) -> None:
         assert numbers(john) == [2]
 
 
+async def test_it_is_back_before_anybody_noticed_that_its_line_is_dead(pair: Pair) -> None:
+    here, there = pair
+    cid = "default:dead-line"
+    async with connected(there, "john") as old:
+        await begin(here, old, cid)
+        old.socket.transport.pause_reading()
+        await publish(here, cid, 1, 2)
+        async with connected(here, "john") as john:
+            await come_back(here, john, cid)
+            await publish(there, cid, 3)
+            await john.until_count(3)
+            assert numbers(john) == [1, 2, 3]
+        old.socket.transport.resume_reading()
+        assert await old.until_closed() == 1006
+
+
 async def test_its_process_is_stopped(redis_server: RedisServer) -> None:
     cid = "default:stopped"
     with relay_pair(redis_server.url, redis_prefix="returns-stopped:") as (stops, stays):

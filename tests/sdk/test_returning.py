@@ -13,8 +13,10 @@ import pytest
 
 from tests.browser.forwarder import Forwarder
 from tests.integration.doors import by_server
+from tests.integration.test_returning import come_back
 from tests.processes import RelayProcess, relay_pair
 from tests.redis_server import RedisServer
+from tests.relay_client import connected
 from tests.sdk.driver import VideoClient, video_client
 
 pytestmark = pytest.mark.anyio
@@ -29,11 +31,10 @@ async def publish(relay: RelayProcess, redis: RedisServer, cid: str, *numbers: i
         await by_server(relay, redis, cid, {"n": number})
 
 
-async def watching(client: VideoClient, cid: str) -> int:
-    """Let it connect and watch; return the offset of its own ``call.created``."""
+async def watching(client: VideoClient, cid: str) -> None:
+    """Let it connect and watch; the call that it creates begins with a ``call.created``."""
     await client.do("connect")
     await client.do(f"watch {cid.replace(':', ' ')}")
-    return 1
 
 
 def check_complete(offsets: list[int], last: int) -> None:
@@ -79,3 +80,19 @@ async def test_its_line_loses_what_the_relay_wrote(
             await john.offsets(7)
             await publish(relay, redis_server, cid, 8)
             check_complete(await john.offsets(8), 8)
+
+
+async def test_one_that_disconnects_is_not_waited_for(
+    relay: RelayProcess, redis_server: RedisServer
+) -> None:
+    cid = "default:disconnects"
+    async with video_client(relay, user(relay)) as john:
+        await watching(john, cid)
+        await publish(relay, redis_server, cid, 2)
+        await john.offsets(2)
+    await publish(relay, redis_server, cid, 3)
+    async with connected(relay, "john") as again:
+        await come_back(relay, again, cid)
+        await publish(relay, redis_server, cid, 4)
+        await again.until_count(1)
+        assert again.offsets == [4]
