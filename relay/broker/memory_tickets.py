@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 
-from relay.broker.tickets import LIFE_S, Entry, Ticket, bounded, resolve, superfluous
+from relay.broker.tickets import LIFE_S, Entry, Ticket, bounded, held_by, resolve, superfluous
 from relay.events import Position
 
 __all__ = ["MemoryTickets"]
@@ -65,12 +65,7 @@ class MemoryTickets:
 
     async def held(self, user_id: str, cids: Collection[str]) -> dict[str, str]:
         """Return the sockets that are open, as far as is known, and watch any of the calls."""
-        entries = self._users.get(user_id, {})
-        return {
-            name: entry.ticket.node
-            for name, entry in entries.items()
-            if not entry.until and not entry.ticket.positions.keys().isdisjoint(cids)
-        }
+        return held_by(self._users.get(user_id, {}), cids)
 
     async def claim(
         self, user_id: str, cids: Collection[str], gone: Collection[str], heir: str, node: str

@@ -69,7 +69,7 @@ _COMMAND_SCRIPTS: Final = (
     scripts.HISTORY, scripts.JOIN, scripts.LEASE, scripts.LEAVE, scripts.MARKS, scripts.NODES,
     scripts.NOTIFY, scripts.OUT_DUE, scripts.OUT_HOOKS, scripts.OUT_LEASE, scripts.OUT_READ,
     scripts.OUT_RECORD, scripts.OUT_REPLAY, scripts.POSITIONS, scripts.REPLACE, scripts.ROSTER,
-    scripts.SEATS, scripts.SPEND, scripts.TICKET,
+    scripts.SEATS, scripts.SPEND, scripts.TICKET, scripts.TICKETS,
 )  # fmt: skip
 
 

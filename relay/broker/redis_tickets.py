@@ -7,7 +7,6 @@ changes what is still as it was read.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
@@ -24,6 +23,7 @@ from relay.broker.tickets import (
     Marks,
     Ticket,
     bounded,
+    held_by,
     resolve,
     superfluous,
 )
@@ -69,7 +69,7 @@ class RedisTickets:
         key = self._keyspace.tickets(user_id)
         count = await self._redis.run(scripts.TICKET, [key], name, text, life, _HELD_LIFE_MS)
         if count > TICKETS_MOST:
-            _, entries = await self._entries(user_id)
+            _, entries, _ = await self._look(user_id)
             if excess := superfluous(entries, name):
                 await self._redis.request("HDEL", key, *excess)
 
@@ -86,11 +86,8 @@ class RedisTickets:
 
     async def held(self, user_id: str, cids: Collection[str]) -> dict[str, str]:
         """Return the sockets that are open, as far as is known, and watch any of the calls."""
-        return {
-            name: entry.ticket.node
-            for name, entry in (await self._entries(user_id))[1].items()
-            if not entry.until and not entry.ticket.positions.keys().isdisjoint(cids)
-        }
+        _, entries, _ = await self._look(user_id)
+        return held_by(entries, cids)
 
     async def claim(
         self, user_id: str, cids: Collection[str], gone: Collection[str], heir: str, node: str
@@ -114,15 +111,10 @@ class RedisTickets:
 
     async def _look(self, user_id: str) -> tuple[dict[str, bytes], dict[str, Entry], int]:
         """Return what is kept, as texts and read, and what time it is."""
-        [(texts, entries), [seconds, micros]] = await asyncio.gather(
-            self._entries(user_id), self._redis.request("TIME")
-        )
-        return texts, entries, int(seconds) * 1000 + int(micros) // 1000
-
-    async def _entries(self, user_id: str) -> tuple[dict[str, bytes], dict[str, Entry]]:
-        flat = await self._redis.request("HGETALL", self._keyspace.tickets(user_id))
+        key = self._keyspace.tickets(user_id)
+        now, flat = await self._redis.run(scripts.TICKETS, [key])
         texts = {name.decode(): text for name, text in zip(flat[::2], flat[1::2], strict=True)}
-        return texts, {name: _entry(text) for name, text in texts.items()}
+        return texts, {name: _entry(text) for name, text in texts.items()}, int(now)
 
     async def _marks(self, nodes: Collection[str]) -> Marks:
         names = sorted(nodes)

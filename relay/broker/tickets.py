@@ -116,6 +116,15 @@ def bounded(ticket: Ticket) -> Ticket:
     return msgspec.structs.replace(ticket, positions=fits)
 
 
+def held_by(entries: Mapping[str, Entry], cids: Collection[str]) -> dict[str, str]:
+    """Return the sockets that hold a ticket for any of the calls, with their processes."""
+    return {
+        name: entry.ticket.node
+        for name, entry in entries.items()
+        if not entry.until and not entry.ticket.positions.keys().isdisjoint(cids)
+    }
+
+
 def superfluous(entries: Mapping[str, Entry], newest: str) -> list[str]:
     """Return which of a user's entries are too many, never the one that was just written."""
     others = sorted(_by_age(entries), key=newest.__eq__)

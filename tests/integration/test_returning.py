@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import anyio
@@ -78,6 +79,22 @@ async def test_it_said_goodbye(pair: Pair) -> None:
         assert numbers(john) == [2]
 
 
+async def test_it_is_back_before_anybody_noticed_that_its_line_is_dead(pair: Pair) -> None:
+    here, there = pair
+    cid = "default:dead-line"
+    async with connected(there, "john") as old:
+        await begin(here, old, cid)
+        old.socket.transport.pause_reading()
+        await publish(here, cid, 1, 2)
+        async with connected(here, "john") as john:
+            await come_back(here, john, cid)
+            await publish(there, cid, 3)
+            await john.until_count(3)
+            assert numbers(john) == [1, 2, 3]
+        old.socket.transport.resume_reading()
+        assert await old.until_closed() == 1006
+
+
 async def test_its_process_is_stopped(redis_server: RedisServer) -> None:
     cid = "default:stopped"
     with relay_pair(redis_server.url, redis_prefix="returns-stopped:") as (stops, stays):
@@ -132,3 +149,30 @@ async def test_another_page_of_the_user_is_open(pair: Pair) -> None:
             assert sorted(numbers(john)) == [1, 1, 2, 2]
         await stays.until(lambda frame: frame.get("custom") == {"n": 2})
         assert numbers(stays) == [1, 2]
+
+
+async def test_its_process_is_killed_after_it_said_how_far_everybody_was(
+    redis_server: RedisServer,
+) -> None:
+    cid, prefix = "default:marked", "returns-marked:"
+    with relay_pair(redis_server.url, redis_prefix=prefix) as (dies, stays):
+        async with connected(dies, "john") as john:
+            await begin(dies, john, cid)
+            await publish(stays, cid, *range(1, 6))
+            await john.until(lambda frame: frame.get("custom") == {"n": 5})
+            top = john.offsets[-1]
+            with redis_server.client() as redis:
+                node = john.connection_id.partition("-")[0]
+                async with asyncio.timeout(30):
+                    mark = ""
+                    while not mark.endswith(f":{top}"):
+                        await asyncio.sleep(0.1)
+                        mark = str(redis.hget(f"{prefix}marks:{node}", cid))
+            await anyio.to_thread.run_sync(dies.kill)
+            await john.until_closed()
+        await publish(stays, cid, 6)
+        async with connected(stays, "john") as john:
+            await come_back(stays, john, cid)
+            await publish(stays, cid, 7)
+            await john.until(lambda frame: frame.get("custom") == {"n": 7})
+            assert numbers(john) == [6, 7]

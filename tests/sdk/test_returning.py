@@ -12,8 +12,10 @@ import pytest
 
 from tests.browser.forwarder import Forwarder
 from tests.integration.doors import by_server
+from tests.integration.test_returning import come_back
 from tests.processes import RelayProcess, relay_pair
 from tests.redis_server import RedisServer
+from tests.relay_client import connected
 from tests.sdk.driver import VideoClient, in_node
 
 pytestmark = pytest.mark.anyio
@@ -86,3 +88,18 @@ async def test_its_line_loses_what_the_relay_wrote(broker: str, redis_server: Re
             await offsets(john, 7)
             await publish(relay, redis_server, cid, 8)
             check_complete(await offsets(john, 8), 8)
+
+
+async def test_one_that_disconnects_is_not_waited_for(redis_server: RedisServer) -> None:
+    cid = "default:disconnects"
+    with RelayProcess(redis_url=redis_server.url, redis_prefix="sdk-leaves:") as relay:
+        async with in_node(relay) as john:
+            await watch(john, relay, cid)
+            await publish(relay, redis_server, cid, 2)
+            await offsets(john, 2)
+        await publish(relay, redis_server, cid, 3)
+        async with connected(relay, "john") as again:
+            await come_back(relay, again, cid)
+            await publish(relay, redis_server, cid, 4)
+            await again.until_count(1)
+            assert again.offsets == [4]

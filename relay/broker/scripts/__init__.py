@@ -16,7 +16,7 @@ import msgspec
 __all__ = [
     "CLAIM", "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "MARKS",
     "NODES", "NOTIFY", "OUT_DUE", "OUT_HOOKS", "OUT_LEASE", "OUT_READ", "OUT_RECORD", "OUT_REPLAY",
-    "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "TICKET", "Script",
+    "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "TICKET", "TICKETS", "Script",
 ]  # fmt: skip
 
 COPIES: Final = 1024
@@ -76,3 +76,4 @@ ROSTER: Final = _load("roster")
 SEATS: Final = _load("seats")
 SPEND: Final = _load("spend")
 TICKET: Final = _load("ticket")
+TICKETS: Final = _load("tickets")
