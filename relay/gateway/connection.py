@@ -12,9 +12,8 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
-from websockets.datastructures import Headers
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -23,6 +22,7 @@ from relay.errors import BadInput, Close, RelayError
 from relay.gateway import frames, reading
 from relay.gateway.call import Batch
 from relay.gateway.commands import Worker, publish_now
+from relay.gateway.refusal import refusing
 from relay.gateway.returns import PING_S
 from relay.gateway.session import Action, End, Refuse, Send, Session, Write
 from relay.users import User
@@ -164,7 +164,7 @@ class Connection(asyncio.Protocol):
     def _handshake(self, request: Request) -> None:
         if (refusal := self._sockets.refusal(request)) is not None:
             self._sockets.door.refused(refusal)
-            self._protocol.send_response(_refusing(refusal))
+            self._protocol.send_response(refusing(refusal))
             return
         response = self._protocol.accept(request)
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
         error = BadInput(f"this is not a WebSocket handshake: {why}", reason="handshake")
         self._sockets.door.refused(error)
         self._protocol.data_to_send()
-        self._transport.write(_refusing(error).serialize())
+        self._transport.write(refusing(error).serialize())
         self._transport.close()
 
     def _frame(self, frame: Frame) -> None:
@@ -503,12 +503,3 @@ def _plain_descriptor(transport: asyncio.Transport) -> int:
     plain = transport.get_extra_info("socket")
     encrypted = transport.get_extra_info("sslcontext") is not None
     return -1 if plain is None or encrypted else int(plain.fileno())
-
-
-def _refusing(error: RelayError) -> Response:
-    """Return the HTTP answer to an upgrade that is refused, in Stream's shape."""
-    body = wire.encode(error.body())
-    headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body))})
-    headers["Connection"] = "close"
-    headers["Access-Control-Allow-Origin"] = "*"
-    return Response(error.status, HTTPStatus(error.status).phrase, headers, body)
