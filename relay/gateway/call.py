@@ -94,6 +94,16 @@ class Audience:
         self.descriptors = array("i", self.direct)
 
 
+def plain_descriptor(transport: asyncio.Transport) -> int:
+    """Return the descriptor of a socket that carries our bytes as they are, -1 under TLS.
+
+    It stays ours until ``connection_lost``: transports close their socket only after that.
+    """
+    plain = transport.get_extra_info("socket")
+    encrypted = transport.get_extra_info("sslcontext") is not None
+    return -1 if plain is None or encrypted else int(plain.fileno())
+
+
 class Watcher(Protocol):
     """What the hub needs of a connection."""
 

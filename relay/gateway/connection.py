@@ -20,7 +20,7 @@ from websockets.server import ServerProtocol
 from relay import logs, metrics, wire
 from relay.errors import BadInput, Close, RelayError
 from relay.gateway import frames, reading
-from relay.gateway.call import Batch
+from relay.gateway.call import Batch, plain_descriptor
 from relay.gateway.commands import Worker, publish_now
 from relay.gateway.refusal import refusing
 from relay.gateway.returns import PING_S
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         # At 0 the transport reports as soon as it holds a byte back: ``descriptor`` hangs on it.
         self._transport.set_write_buffer_limits(high=0)
-        self._fd = _plain_descriptor(self._transport)
+        self._fd = plain_descriptor(self._transport)
         self._write_directly(self._fd)
         self._sockets.opened(self)
 
@@ -493,13 +493,3 @@ class Connection(asyncio.Protocol):
         """
         said = self._protocol.close_rcvd
         return said is not None and said.code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
-
-
-def _plain_descriptor(transport: asyncio.Transport) -> int:
-    """Return the descriptor of a socket that carries our bytes as they are, -1 under TLS.
-
-    It stays ours until ``connection_lost``: transports close their socket only after that.
-    """
-    plain = transport.get_extra_info("socket")
-    encrypted = transport.get_extra_info("sslcontext") is not None
-    return -1 if plain is None or encrypted else int(plain.fileno())
