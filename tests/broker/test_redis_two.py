@@ -183,7 +183,7 @@ async def test_a_notice_waits_for_a_process_that_is_not_listening(rig: RedisRig)
             await one.broadcast(notice)
     await until(lambda: len(there.notices) == 3, "it reads up on the others")
     await one.broadcast(b"4")
-    await until(lambda: len(there.notices) == 4, "it hears the last")
+    await until(lambda: len(here.notices) == len(there.notices) == 4, "both hear the last")
     assert here.notices == there.notices == [b"1", b"2", b"3", b"4"]
 
 

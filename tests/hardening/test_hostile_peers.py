@@ -16,6 +16,8 @@ import anyio
 import httpx
 import pytest
 
+from relay import calls
+from relay.calls import Call
 from tests import ledger
 from tests.hardening.watcher import HANDSHAKE
 from tests.integration.doors import event_path, post
@@ -145,7 +147,12 @@ async def test_a_phone_on_a_bad_link_keeps_its_call_ended_and_loses_balloons() -
                 await jane.send(cid, {"n": n, "padding": padding}, volatile=True)
                 if n % 40 == 0:
                     await jane.send(cid, {"kept": n})
-            ended = {"type": "call.ended", "call_cid": cid, "created_at": time.time_ns()}
+            now = time.time_ns()
+            call = Call(cid=cid, created_by="jane", created_at=now, updated_at=now, ended_at=now)
+            ended = {
+                "type": "call.ended", "call_cid": cid, "created_at": now,
+                "call": calls.response(call, {}),
+            }  # fmt: skip
             assert (await webhook(relay, ended)).status_code == 200
             phone.socket.transport.resume_reading()
             await phone.until(lambda frame: frame["type"] == "call.ended")

@@ -9,6 +9,7 @@ import anyio
 import httpx
 import pytest
 
+from relay.errors import Close
 from tests.integration.doors import event_path, post
 from tests.integration.test_remote_watch import ask_to_watch
 from tests.processes import API_KEY, RelayProcess, relay_pair
@@ -103,7 +104,7 @@ async def test_its_process_is_stopped(redis_server: RedisServer) -> None:
             await publish(stays, cid, 1)
             await john.until_count(1)
             await anyio.to_thread.run_sync(stops.stop)
-            assert await john.until_closed() == 1001
+            assert await john.until_closed() == Close.SERVICE_RESTART
         await publish(stays, cid, 2)
         async with connected(stays, "john") as john:
             await come_back(stays, john, cid)
