@@ -44,7 +44,7 @@ def test_every_setting_is_explained() -> None:
 
 def test_secrets_are_marked() -> None:
     secret = {name for name, option in OPTIONS.items() if option.secret}
-    assert secret == {"api_secret", "keys", "redis_url", "admin_token"}
+    assert secret == {"api_secret", "keys", "redis_url", "ingest_sqs_secret", "admin_token"}
 
 
 @given(ENVIRONS)
