@@ -19,8 +19,9 @@ from relay.settings import Settings, SettingsError
 log = logs.get(__name__)
 
 BATCH: Final = 10
-WAIT_S: Final = 20
-"""How long SQS waits for a message before it answers that there is none: the longest it can."""
+WAIT_S: Final = 2
+"""How long SQS waits for a message before it answers that there is none. It could wait for 20 s,
+but a process that stops has to wait as well."""
 ANSWER_S: Final = 10.0
 
 

@@ -161,8 +161,7 @@ class SqsDoor:
         self._is_ending = False
         self._held: list[Message] = []
         self._held_ns = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to read; raises ``SettingsError`` when the queue must not be read.
@@ -173,16 +172,17 @@ class SqsDoor:
             await self._check()
         except Unavailable as error:
             log.warning(_NO_ANSWER, problem=error.message)
-        self._tasks.spawn(self._run())
+        self._reading = self._tasks.spawn(self._run())
 
     async def drain(self, limit_s: float) -> None:
-        """Receive nothing more and finish what was received, within ``limit_s`` seconds."""
+        """Finish what was received, and what is being asked for, within ``limit_s`` seconds.
+
+        A question that nobody waits for any more may still be answered, and then nobody else gets
+        those messages for a minute.
+        """
         self._is_ending = True
-        try:
-            async with within(limit_s, "publishing what the queue gave"):
-                await self._idle.wait()
-        except Unavailable as error:
-            log.info("queue left unfinished", problem=error.message)
+        if self._reading is not None:
+            await asyncio.wait([self._reading], timeout=limit_s)
         await self._tasks.aclose()
 
     async def aclose(self) -> None:
@@ -217,22 +217,18 @@ class SqsDoor:
         self._is_checked = True
 
     async def _take_and_delete(self) -> None:
-        messages = await self._patience.insist(
-            lambda: self._asked(lambda: self._queue.receive(VISIBLE_S)), _NO_ANSWER
-        )
-        if not messages:
-            return
-        self._idle.clear()
+        messages = await self._patience.insist(self._receive, _NO_ANSWER)
         self._held, self._held_ns = messages, self._clock()
-        try:
-            done = [message for message in messages if await self._is_done(message)]
-            if done:
-                await self._patience.insist(
-                    lambda: self._asked(lambda: self._queue.delete(done)), _NO_ANSWER
-                )
-            self._held = []
-        finally:
-            self._idle.set()
+        if done := [message for message in messages if await self._is_done(message)]:
+            await self._patience.insist(
+                lambda: self._asked(lambda: self._queue.delete(done)), _NO_ANSWER
+            )
+        self._held = []
+
+    async def _receive(self) -> list[Message]:
+        if self._is_ending:
+            return []
+        return await self._asked(lambda: self._queue.receive(VISIBLE_S))
 
     async def _asked(self, action: Callable[[], Awaitable[T]]) -> T:
         """Ask the queue for something and note whether it answers."""

@@ -24,8 +24,6 @@ from tests.relay_client import Client, connected
 pytestmark = pytest.mark.anyio
 
 CID: Final = "default:queued"
-START_AT_ONCE: Final = {"epoch": "", "offset": 0}
-
 FORMS: Final[dict[str, Callable[[bytes], str]]] = {
     "raw": bytes.decode,
     "base64": lambda body: base64.b64encode(body).decode(),
@@ -184,10 +182,11 @@ async def test_a_relay_that_stops_while_redis_is_away_gives_back_what_it_holds(
 
 
 async def test_what_is_no_event_does_not_stop_the_rest(queue: StreamsQueue) -> None:
+    long_ago_ns = time.time_ns() - 7201 * 10**9
     await queue.put(
         "a secret payload",
         base64.b64encode(b"\x1f\x8bbroken").decode(),
-        json.dumps({"type": "custom", "created_at": 1, "call_cid": CID, "custom": {}}),
+        json.dumps({"type": "custom", "created_at": long_ago_ns, "call_cid": CID, "custom": {}}),
         json.dumps({"type": "user.updated", "created_at": time.time_ns()}),
         FORMS["raw"](webhook(CID, {"n": 1})),
     )
