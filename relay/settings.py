@@ -284,11 +284,6 @@ def _check(settings: Settings) -> None:
 def _check_queue(settings: Settings) -> None:
     url, region = settings.ingest_sqs_url, settings.ingest_sqs_region
     if not url:
-        for field in ("region", "key", "secret", "api_key"):
-            if getattr(settings, f"ingest_sqs_{field}"):
-                raise SettingsError(
-                    f"RELAY_INGEST_SQS_{field.upper()} needs RELAY_INGEST_SQS_URL: which queue?"
-                )
         return
     try:
         hook_fields.check_url(url, "RELAY_INGEST_SQS_URL", None)

@@ -24,6 +24,10 @@ WAIT_S: Final = 2
 but a process that stops has to wait as well."""
 ANSWER_S: Final = 10.0
 
+_UNSET: Final = (
+    aws_errors.NoCredentialsError, aws_errors.PartialCredentialsError, aws_errors.ProfileNotFound,
+)  # fmt: skip
+
 
 class SqsQueue:
     """The queue of the settings. Credentials are theirs, or those of the environment."""
@@ -115,7 +119,7 @@ def _is_final(error: BaseException) -> bool:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
         code = str(error.response.get("Error", {}).get("Code", ""))
         return status < 500 and "Throttl" not in code
-    return not isinstance(error, aws_errors.HTTPClientError | OSError)
+    return isinstance(error, _UNSET)
 
 
 def _number(message: dict[str, Any], attribute: str) -> int:
