@@ -153,6 +153,14 @@ class Relay:
         await self.until_empty()
         await self.door.aclose()
 
+    async def until_pausing(self) -> None:
+        """Begin to read, and return once the door waits for something that is away."""
+        waiting = asyncio.Event()
+        self.while_waiting = waiting.set
+        await self.door.start()
+        async with asyncio.timeout(5):
+            await waiting.wait()
+
     async def by_webhook(self, raw: bytes) -> Publication:
         accepted = self.sources["stream"].accept(signed(raw), raw, self.clock())
         assert accepted.event is not None
@@ -209,6 +217,12 @@ def test_whatever_is_in_a_message_is_an_event_or_refused(text: str) -> None:
         read(body_of(text), NOW_NS)
     except Refused:
         return
+
+
+def test_base64_with_something_in_between_is_none() -> None:
+    assert body_of("e30=") == b"{}"
+    with pytest.raises(BadInput, match="must be JSON, base64 of JSON"):
+        body_of("e3*0=")
 
 
 def test_half_a_character_is_refused_too() -> None:
@@ -391,10 +405,14 @@ async def test_a_queue_that_keeps_messages_for_too_long_is_not_read() -> None:
 async def test_a_queue_that_did_not_answer_at_the_start_is_asked_before_it_is_read() -> None:
     relay = Relay(body())
     relay.queue.fail("retention_s", Unavailable("no answer"), SettingsError("too long"))
+    problems: list[str | None] = []
+    relay.while_waiting = lambda: problems.append(relay.door.problem)
     with capture_logs() as lines:
         await relay.run()
     assert [line["event"] for line in lines] == ["queue does not answer", "queue not read"]
     assert relay.pauses == [30.0]
+    assert problems == ["too long"]
+    assert relay.door.problem is None
     assert relay.queue.asked == 3
     assert await relay.seen() == [1]
 
@@ -405,11 +423,8 @@ async def test_a_queue_that_did_not_answer_at_the_start_is_asked_before_it_is_re
 async def test_a_drain_finishes_what_was_received_and_asks_for_no_more() -> None:
     relay = Relay(*(body(n) for n in range(12)))
     relay.broker.failures = [Unavailable("away")] * 3
-    waiting = asyncio.Event()
-    relay.while_waiting = waiting.set
-    await relay.door.start()
+    await relay.until_pausing()
     async with asyncio.timeout(5):
-        await waiting.wait()
         await relay.door.drain(5)
     await relay.door.aclose()
     assert await relay.seen() == list(range(10))
@@ -435,11 +450,8 @@ async def test_a_drain_waits_for_what_is_being_asked() -> None:
 async def test_a_drain_during_an_outage_of_the_queue_ends_soon() -> None:
     relay = Relay()
     relay.queue.fail("receive", *[Unavailable("no answer")] * 1000)
-    waiting = asyncio.Event()
-    relay.while_waiting = waiting.set
-    await relay.door.start()
+    await relay.until_pausing()
     async with asyncio.timeout(5):
-        await waiting.wait()
         await relay.door.drain(60)
     assert len(relay.queue.failures["receive"]) > 900
     await relay.door.aclose()
@@ -448,11 +460,8 @@ async def test_a_drain_during_an_outage_of_the_queue_ends_soon() -> None:
 async def test_what_is_left_at_the_end_is_given_back() -> None:
     relay = Relay(*(body(n) for n in range(3)))
     relay.broker.failures = [Unavailable("away")] * 1_000_000
-    waiting = asyncio.Event()
-    relay.while_waiting = waiting.set
-    await relay.door.start()
+    await relay.until_pausing()
     async with asyncio.timeout(5):
-        await waiting.wait()
         await relay.door.drain(0.01)
         await relay.door.aclose()
     assert relay.queue.holds == [(["1", "2", "3"], 0)]
@@ -464,11 +473,8 @@ async def test_a_queue_that_takes_nothing_back_does_not_hold_up_the_end() -> Non
     relay = Relay(body())
     relay.broker.failures = [Unavailable("away")] * 1_000_000
     relay.queue.fail("hold", Unavailable("no answer"))
-    waiting = asyncio.Event()
-    relay.while_waiting = waiting.set
-    await relay.door.start()
+    await relay.until_pausing()
     async with asyncio.timeout(5):
-        await waiting.wait()
         with capture_logs() as lines:
             await relay.door.aclose()
     assert [line["event"] for line in lines] == ["messages come again later"]

@@ -240,3 +240,13 @@ async def test_a_queue_that_is_not_there_is_refused(queue: StreamsQueue) -> None
     assert "relay: RELAY_INGEST_SQS_URL: SQS:" in relay.log
     assert "NonExistentQueue" in relay.log
     assert "Traceback" not in relay.log
+
+
+async def test_a_queue_that_does_not_answer_keeps_no_relay_from_starting() -> None:
+    nowhere = {"ingest_sqs_url": "http://127.0.0.1:1/1/q", "ingest_sqs_key": "AKIA"}
+    with RelayProcess(**nowhere, ingest_sqs_secret="secret") as relay:
+        async with httpx.AsyncClient(base_url=relay.base_url) as client:
+            ready = await client.get("/readyz")
+        assert ready.status_code == 200, ready.text
+        (warning,) = ready.json()["warnings"]
+        assert warning.startswith("queue: SQS: Could not connect")
