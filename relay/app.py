@@ -30,7 +30,7 @@ from relay.registry import Registry
 from relay.settings import Settings
 
 if TYPE_CHECKING:
-    from relay.ingress import IngestDoor
+    from relay.ingress import IngestDoor, Source, SqsDoor
 
 API_MAX_BYTES: Final = 1_048_576
 """Size of an API request's body; more where ``custom`` may be long and escaped."""
@@ -52,6 +52,9 @@ class App:
             max_bytes=settings.webhook_max_bytes,
         )
         self._ingest = None if inbox is None else self._ingest_door(inbox)
+        self._registry = Registry(self._store)
+        self._sources = self._webhook_sources()
+        self._queue = self._queue_door() if settings.ingest_sqs_url else None
         self._hook_networks = forwarded.read_networks(settings.hook_allow)
         self._hooks_file = api.HooksFile(settings.hooks, self._hook_rules())
         self._sink = egress.AnySink(
@@ -85,6 +88,8 @@ class App:
         await self._dispatcher.start()
         if self._ingest is not None:
             self._ingest.start()
+        if self._queue is not None:
+            await self._queue.start()
 
     def _hook_rules(self) -> hooks.Rules:
         """Return what the hooks of the operator's file must keep to."""
@@ -102,7 +107,9 @@ class App:
         With the embedded broker there is no other process for the sockets to go to.
         """
         limit_s = self._settings.drain_timeout
+        reading = () if self._queue is None else (self._queue.drain(limit_s),)
         await asyncio.gather(
+            *reading,
             self.sockets.drain(limit_s, handover=bool(self._settings.redis_url)),
             self._dispatcher.drain(limit_s),
         )
@@ -113,6 +120,8 @@ class App:
 
     async def aclose(self) -> None:
         """End everything that ``start`` began."""
+        if self._queue is not None:
+            await self._queue.aclose()
         if self._ingest is not None:
             await self._ingest.aclose()
         await self._participants.aclose()
@@ -130,6 +139,27 @@ class App:
             time.time_ns,
             custom_limit=self._settings.custom_max_bytes,
             max_bytes=self._settings.webhook_max_bytes,
+            rng=Random(),  # noqa: S311 - jitter, not secrets
+        )
+
+    def _webhook_sources(self) -> dict[str, Source]:
+        return ingress.load_sources(
+            self._settings.sources,
+            self._settings.accepted_keys,
+            max_bytes=self._settings.webhook_max_bytes,
+            freshness_s=self._settings.webhook_freshness,
+        )
+
+    def _queue_door(self) -> SqsDoor:
+        settings, window_s = self._settings, self._settings.dedupe_window
+        api_key = settings.ingest_sqs_api_key or settings.api_key
+        return ingress.SqsDoor(
+            Door("sqs", self._broker),
+            ingress.open_queue(settings),
+            ingress.queue_reader(self._sources, api_key, window_s),
+            self._registry,
+            time.time_ns,
+            window_s=window_s,
             rng=Random(),  # noqa: S311 - jitter, not secrets
         )
 
@@ -204,19 +234,12 @@ class App:
         return http.wrap_cors(starlette, self._settings.origins)
 
     def _webhook_routes(self) -> list[Route]:
-        settings = self._settings
-        sources = ingress.load_sources(
-            settings.sources,
-            settings.accepted_keys,
-            max_bytes=settings.webhook_max_bytes,
-            freshness_s=settings.webhook_freshness,
-        )
         return webhooks.routes(
-            sources=sources,
+            sources=self._sources,
             door=Door("webhook", self._broker),
-            registry=Registry(self._store),
+            registry=self._registry,
             clock=time.time_ns,
-            max_bytes=settings.webhook_max_bytes,
+            max_bytes=self._settings.webhook_max_bytes,
         )
 
     def _api_routes(self) -> list[Route]:
@@ -268,6 +291,8 @@ class App:
         metrics.REDIS_UP.set(problems["broker"] is None)
         troubles = self._dispatcher.troubles().items()
         warnings = [f"hook {hook_id}: {trouble}" for hook_id, trouble in troubles]
+        if self._queue is not None and self._queue.problem is not None:
+            warnings.append(f"queue: {self._queue.problem}")
         return api.Readiness(problems, (*health.warnings, *warnings))
 
 

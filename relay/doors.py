@@ -1,4 +1,4 @@
-"""A door: one of the four ways an event comes in. It publishes, and keeps the door's ledger.
+"""A door: one of the ways an event comes in. It publishes, and keeps the door's ledger.
 
 For every door ``accepted = published + duplicate + failed``. What was refused, before it became an
 event or after, is counted by its reason as well. Used by every edge.
@@ -21,7 +21,7 @@ BEYOND: Final = 2**53 - 2
 
 
 class Door:
-    """Publishes the events of one door (``webhook``, ``api``, ``socket``, ``live``, ``ingest``)."""
+    """Publishes the events of one door (``webhook``, ``sqs``, ``api``, ``socket``, …)."""
 
     def __init__(self, name: str, broker: Broker) -> None:
         self.name = name

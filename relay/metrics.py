@@ -41,7 +41,9 @@ FAILED: Final = Counter(
 REUSED_IDS: Final = Counter(
     "relay_event_ids_reused", "Events whose id had come with other content before.", ["door"]
 )
-IGNORED: Final = Counter("relay_events_ignored", "Valid webhooks about no call.", ["door"])
+IGNORED: Final = Counter(
+    "relay_events_ignored", "Valid webhooks, and messages of the queue, about no call.", ["door"]
+)
 REFUSED: Final = Counter(
     "relay_refused", "Requests, frames and entries that were refused.", ["door", "reason"]
 )

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import forwarded
+from relay import forwarded, hook_fields
+from relay.errors import BadInput
 from relay.tokens import Keys
 
 PREFIX: Final = "RELAY_"
@@ -52,6 +53,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_replicas: int = 0
     allowed_origins: str = "*"
     sources: str = ""
+    ingest_sqs_url: str = ""
+    ingest_sqs_region: str = ""
+    ingest_sqs_key: str = ""
+    ingest_sqs_secret: str = ""
+    ingest_sqs_api_key: str = ""
     media: str = ""
     hooks: str = ""
     hook_allow: str = ""
@@ -121,6 +127,11 @@ OPTIONS: Final[dict[str, Option]] = {
     ),
     "allowed_origins": Option("origins of pages that may connect, comma separated; * = any"),
     "sources": Option("TOML file that lists webhook sources beside 'stream'"),
+    "ingest_sqs_url": Option("SQS queue that Stream fills beside its webhooks; empty = none"),
+    "ingest_sqs_region": Option("region of that queue; empty = as its address says"),
+    "ingest_sqs_key": Option("access key that reads the queue; empty = AWS's usual places"),
+    "ingest_sqs_secret": Option("secret of that access key", secret=True),
+    "ingest_sqs_api_key": Option("API key of the Stream app that fills the queue; empty = api_key"),
     "media": Option("TOML file that describes the media server whose keys joinCall hands out"),
     "hooks": Option("TOML file that lists hooks: webhooks, queues and topics that get the events"),
     "hook_allow": Option(
@@ -137,7 +148,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "history_count": Option("publications kept of each call", "publications"),
     "history_age": Option("how long a publication is kept", "seconds"),
     "dedupe_window": Option(
-        "how long a repeat is recognised; at least webhook_freshness", "seconds"
+        "how long a repeat is recognised; at least webhook_freshness, and as long as the queue of "
+        "ingest_sqs_url keeps a message",
+        "seconds",
     ),
     "webhook_freshness": Option("how old a webhook's signed created_at may be", "seconds"),
     "webhook_max_bytes": Option("size of a webhook's body, uncompressed", "bytes"),
@@ -240,6 +253,7 @@ _WORDS: Final = {
 def _check(settings: Settings) -> None:
     _check_ranges(settings)
     _key_pairs(settings.keys)
+    _check_queue(settings)
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError("RELAY_TLS_CERT and RELAY_TLS_KEY go together: set both or none")
     for field in ("tls_cert", "tls_key", "sources", "media", "hooks"):
@@ -264,6 +278,21 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             "RELAY_WORKERS over 1 needs RELAY_REDIS_URL: without Redis each process would be a "
             "relay of its own"
+        )
+
+
+def _check_queue(settings: Settings) -> None:
+    url, region = settings.ingest_sqs_url, settings.ingest_sqs_region
+    if not url:
+        return
+    try:
+        hook_fields.check_url(url, "RELAY_INGEST_SQS_URL", None)
+        hook_fields.region(region, "RELAY_INGEST_SQS_REGION", "")
+    except BadInput as error:
+        raise SettingsError(error.message) from None
+    if bool(settings.ingest_sqs_key) != bool(settings.ingest_sqs_secret):
+        raise SettingsError(
+            "RELAY_INGEST_SQS_KEY and RELAY_INGEST_SQS_SECRET go together: set both or none"
         )
 
 

@@ -24,7 +24,7 @@ import msgspec
 
 from relay import logs, metrics, server
 from relay.retry import backoff
-from relay.settings import Settings
+from relay.settings import Settings, SettingsError
 
 log = logs.get(__name__)
 
@@ -152,7 +152,12 @@ def _work(settings: Settings, demo: bool, told: Connection) -> None:
         told.close()
 
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    sys.exit(server.serve(settings, demo, listening=tell))
+    try:
+        code = server.serve(settings, demo, listening=tell)
+    except SettingsError as error:
+        server.complain(str(error))
+        code = 1
+    sys.exit(code)
 
 
 def _stop_with_parent() -> None:

@@ -11,7 +11,7 @@ import httpx
 
 from tests.processes import RelayProcess
 
-DOORS = ("webhook", "api", "socket", "ingest", "live", "relay")
+DOORS = ("webhook", "api", "socket", "ingest", "live", "sqs", "relay")
 
 
 class Ledger:

@@ -53,10 +53,10 @@ PURE: Final = LAYERS[1]
 """Values and rules: time, ids and randomness come in as arguments."""
 
 HOMES: Final[dict[str, set[str]]] = {
-    "aiobotocore": {"egress"},
+    "aiobotocore": {"egress", "ingress.sqs"},
     "aiohttp": {"egress"},
     "yarl": {"egress"},
-    "botocore": {"egress"},
+    "botocore": {"egress", "ingress.sqs"},
     "click": {"cli"},
     "hiredis": {"broker"},
     "httptools": set(),  # uvicorn's

@@ -19,6 +19,8 @@ ENVIRONS = st.dictionaries(
     max_size=4,
 )
 
+QUEUE = "https://sqs.eu-central-1.amazonaws.com/1234/stream"
+
 
 def problem(**environ: str) -> str:
     with pytest.raises(SettingsError) as caught:
@@ -44,7 +46,7 @@ def test_every_setting_is_explained() -> None:
 
 def test_secrets_are_marked() -> None:
     secret = {name for name, option in OPTIONS.items() if option.secret}
-    assert secret == {"api_secret", "keys", "redis_url", "admin_token"}
+    assert secret == {"api_secret", "keys", "redis_url", "ingest_sqs_secret", "admin_token"}
 
 
 @given(ENVIRONS)
@@ -163,3 +165,20 @@ def test_networks_that_are_none_are_refused(name: str, text: str) -> None:
 def test_a_file_must_be_there(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name}='/nowhere.toml': there is no such file"):
         settings.read({name: "/nowhere.toml"})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ingest_sqs_url": "my-queue"}, "RELAY_INGEST_SQS_URL must be a URL"),
+        ({"ingest_sqs_url": QUEUE, "ingest_sqs_region": "Ireland"}, "RELAY_INGEST_SQS_REGION must"),
+        ({"ingest_sqs_url": QUEUE, "ingest_sqs_key": "AKIA"}, "and RELAY_INGEST_SQS_SECRET go"),
+    ],
+)
+def test_a_queue_is_named_completely(given: dict[str, str], said: str) -> None:
+    assert said in problem(**given)
+
+
+def test_a_queue_may_be_on_this_machine_and_needs_no_keys() -> None:
+    for url in (QUEUE, "http://127.0.0.1:4566/1234/stream"):
+        assert settings.read({"RELAY_INGEST_SQS_URL": url}).ingest_sqs_url == url

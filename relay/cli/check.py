@@ -5,6 +5,7 @@ One line per finding. ``fail`` is what a relay cannot run with, ``warn`` what it
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import statistics
@@ -15,13 +16,14 @@ from typing import Any, Final, NamedTuple
 import click
 import redis
 
-from relay import forwarded, settings
+from relay import forwarded, ingress, settings
 from relay.api import HooksFile
 from relay.broker import clients
 from relay.broker.keyspace import Keyspace
 from relay.broker.redis_url import Place, Shape
 from relay.cli import credentials, options
 from relay.egress import has_aws
+from relay.errors import Unavailable
 from relay.hooks import Rules
 from relay.settings import Settings, SettingsError
 
@@ -73,6 +75,8 @@ def _findings(flags: dict[str, Any]) -> Iterator[Finding]:
         yield _certificate(chosen)
     if chosen.hooks:
         yield _hooks(chosen)
+    if chosen.ingest_sqs_url:
+        yield _queue(chosen)
     if chosen.redis_url:
         yield from _redis(chosen)
     else:
@@ -86,6 +90,30 @@ def _hooks(chosen: Settings) -> Finding:
     except SettingsError as error:
         return Finding("fail", str(error))
     return Finding("ok", f"{chosen.hooks}: {count} hooks")
+
+
+def _queue(chosen: Settings) -> Finding:
+    try:
+        kept_s = asyncio.run(_retention(chosen))
+    except (SettingsError, Unavailable) as error:
+        return Finding("fail", str(error))
+    return Finding("ok", f"queue: it keeps messages for {kept_s:g} s, repeats are known as long")
+
+
+async def _retention(chosen: Settings) -> float:
+    sources = ingress.load_sources(
+        chosen.sources,
+        chosen.accepted_keys,
+        max_bytes=chosen.webhook_max_bytes,
+        freshness_s=chosen.webhook_freshness,
+    )
+    api_key = chosen.ingest_sqs_api_key or chosen.api_key
+    ingress.queue_reader(sources, api_key, chosen.dedupe_window)
+    queue = ingress.open_queue(chosen)
+    try:
+        return await ingress.check_retention(queue, chosen.dedupe_window)
+    finally:
+        await queue.aclose()
 
 
 def _credentials(chosen: Settings) -> Finding:

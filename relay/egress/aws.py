@@ -92,7 +92,7 @@ def failure(error: Exception) -> Result:
             return refused(str(told.get("Code", "")), str(told.get("Message", "")), status)
         case aws_errors.ConnectTimeoutError() | aws_errors.ReadTimeoutError() | TimeoutError():
             return _failed(Outcome.TIMEOUT, str(error) or "no answer in time")
-        case aws_errors.HTTPClientError() | OSError():
+        case aws_errors.HTTPClientError() | aws_errors.ConnectionError() | OSError():
             return _failed(Outcome.NETWORK, str(error))
     return _failed(Outcome.REFUSED, str(error))
 

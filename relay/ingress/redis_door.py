@@ -10,26 +10,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import uuid4
 
 from relay import events, logs, metrics, users, wire
 from relay.broker import Inbox, InboxEntry
 from relay.doors import Door
-from relay.errors import BadInput, Refused, TooLarge, Unavailable
+from relay.errors import BadInput, Refused, TooLarge
 from relay.events import Event
 from relay.http import Clock
-from relay.retry import backoff
+from relay.ingress.patience import Patience
 from relay.tasks import Tasks
 from relay.users import User
 
 log: Final = logs.get(__name__)
 
-T = TypeVar("T")
-
 DEFAULT_USER: Final = "backend"
 
 _CRASH_PAUSE_S: Final = 2.0
+_WAITING: Final = "ingest waits for redis"
 
 
 def backend_event(
@@ -150,7 +149,7 @@ class IngestDoor:
         self._custom_limit = custom_limit
         self._max_bytes = max_bytes
         self._sleep = sleep
-        self._rng = rng
+        self._patience = Patience(rng, sleep)
         self._tasks = Tasks("ingest")
 
     def start(self) -> None:
@@ -172,11 +171,12 @@ class IngestDoor:
                 await self._sleep(_CRASH_PAUSE_S)
 
     async def _take_and_settle(self) -> None:
-        entries = await self._persistently(self._inbox.take)
+        entries = await self._patience.insist(self._inbox.take, _WAITING)
         for entry in entries:
             await self._carry(entry)
         if entries:
-            await self._persistently(lambda: self._inbox.settle([entry.id for entry in entries]))
+            ids = [entry.id for entry in entries]
+            await self._patience.insist(lambda: self._inbox.settle(ids), _WAITING)
 
     async def _carry(self, entry: InboxEntry) -> None:
         """Publish one entry, or drop it when it is no event."""
@@ -195,16 +195,4 @@ class IngestDoor:
                 "ingest entry dropped", entry=entry.id, reason=error.reason, problem=error.message
             )
             return
-        await self._persistently(lambda: self._door.publish(event))
-
-    async def _persistently(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``action`` returns, trying again with pauses while Redis is away."""
-        failures = 0
-        while True:
-            try:
-                return await action()
-            except Unavailable:
-                failures += 1
-                if failures == 1:
-                    log.warning("ingest waits for redis")
-                await self._sleep(backoff(failures, self._rng))
+        await self._patience.insist(lambda: self._door.publish(event), _WAITING)

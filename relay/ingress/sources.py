@@ -72,9 +72,28 @@ class StreamSource:
         secrets = secrets_of(self._keys, api_key)
         plain = signing.inflated(raw, self._max_bytes)
         signing.verify_stream(plain, signature, secrets)
+        alias = _id_or_none(headers.get("x-webhook-id"))
+        return self._read(plain, api_key, now_ns, self._freshness_s, alias)
+
+    def knows(self, api_key: str) -> bool:
+        """Tell whether a key is one of this source's."""
+        return api_key in self._keys
+
+    def queued(self, raw: bytes, api_key: str, now_ns: int, freshness_s: float) -> Accepted:
+        """Return what the copy of a webhook says that came by a queue, unsigned.
+
+        It is the same event as the webhook's of that key. A queue keeps it for hours, so its age is
+        judged by another measure. Raises a ``Refused`` that says what is wrong.
+        """
+        plain = signing.inflated(raw, self._max_bytes)
+        return self._read(plain, api_key, now_ns, freshness_s, None)
+
+    def _read(
+        self, plain: bytes, api_key: str | None, now_ns: int, freshness_s: float, alias: str | None
+    ) -> Accepted:
         body = wire.decode_object(plain)
         events.check_event_type(body.get("type"))
-        check_age(wire.parse_time(body.get("created_at")), now_ns, self._freshness_s)
+        check_age(wire.parse_time(body.get("created_at")), now_ns, freshness_s)
         digest = events.fingerprint(wire.canonical(body))
         if body.get("call_cid") is None:
             return Accepted(digest, None)
@@ -86,7 +105,7 @@ class StreamSource:
             sender=f"{self._sender}:{api_key}",
             identity=digest,
             fingerprint=digest,
-            alias=_id_or_none(headers.get("x-webhook-id")),
+            alias=alias,
         )
         return Accepted(digest, event, body=body)
 

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import botocore.session
 import pytest
 import redis
+from moto.server import ThreadedMotoServer
 
 from relay.broker.redis_url import Place
 from relay.cli import check, credentials
@@ -74,6 +76,46 @@ def test_a_good_redis_is_proven(relay: Relay, redis_url: str, client: redis.Redi
 def test_it_leaves_nothing_behind(relay: Relay, redis_url: str, client: redis.Redis) -> None:
     relay("check", "--redis-url", redis_url, **GOOD)
     assert client.dbsize() == 0
+
+
+@pytest.fixture
+def queue() -> Iterator[dict[str, str]]:
+    """A queue on moto's server that keeps messages for an hour, as settings."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = botocore.session.get_session().create_client(
+        "sqs", region_name="us-east-1", endpoint_url=f"http://{host}:{port}",
+        aws_access_key_id="owner", aws_secret_access_key="owner",
+    )  # fmt: skip
+    attributes = {"MessageRetentionPeriod": "3600"}
+    made = client.create_queue(QueueName="checked", Attributes=attributes)
+    client.close()
+    yield {
+        "RELAY_INGEST_SQS_URL": made["QueueUrl"],
+        "RELAY_INGEST_SQS_KEY": "AKIA", "RELAY_INGEST_SQS_SECRET": "secret",
+    }  # fmt: skip
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "ok:   queue: it keeps messages for 3600 s"),
+        (
+            {"RELAY_DEDUPE_WINDOW": "3599", "RELAY_WEBHOOK_FRESHNESS": "60"},
+            "fail: the queue of RELAY_INGEST_SQS_URL keeps messages for 3600 s, over RELAY_DEDUPE_",
+        ),
+        ({"RELAY_INGEST_SQS_API_KEY": "nobody"}, "fail: RELAY_INGEST_SQS_API_KEY='nobody'"),
+        ({"RELAY_INGEST_SQS_URL": "http://127.0.0.1:1/1/q"}, "fail: SQS: Could not connect"),
+    ],
+)
+def test_the_queue_is_asked_how_long_it_keeps_messages(
+    relay: Relay, queue: dict[str, str], change: dict[str, str], said: str
+) -> None:
+    answer = relay("check", **GOOD | queue | change)
+    assert said in answer.output
+    assert answer.exit_code == int(said.startswith("fail"))
 
 
 def test_calls_spread_otherwise_fail(relay: Relay, redis_url: str, client: redis.Redis) -> None:

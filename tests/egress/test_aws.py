@@ -284,6 +284,13 @@ async def test_a_broken_connection_is_a_network_error(queues: BatchSink) -> None
     assert result.outcome is Outcome.NETWORK
 
 
+async def test_a_connection_that_nobody_takes_is_a_network_error(queues: BatchSink) -> None:
+    queue = hook(HookType.SQS, "http://127.0.0.1:1", sqs_queue_url="http://127.0.0.1:1/1/q")
+    result = await queues.send(queue, delivery(), 5.0)
+    assert result.outcome is Outcome.NETWORK
+    assert b"Could not connect" in result.answer
+
+
 async def test_a_closed_address_is_not_connected_to() -> None:
     sink = BatchSink(Sqs(), ())
     async with receiving() as server:
