@@ -62,6 +62,10 @@ class Canary:
             return None
         return PUBLISH, f"Redis has taken no event for {late_s:.0f} s: {self.failure}"
 
+    def reconnecting(self, now: float) -> None:
+        """Note that the connection is being made anew: that is all that healing would do."""
+        self._healed_at = now
+
     def is_to_heal(self, now: float) -> bool:
         """Tell, once in a while, that the connection should be replaced."""
         problem = self.problem(now)
@@ -75,6 +79,11 @@ class Canary:
 
 class Subscriptions(Protocol):
     """What canaries need of a subscriber."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether every connection stands."""
+        ...
 
     async def subscribe(self, cid: str) -> None:
         """Subscribe to what is published under ``cid``."""
@@ -131,7 +140,9 @@ class Canaries:
             now = asyncio.get_running_loop().time()
             self._choose(now)
             for cid, canary in self._canaries.items():
-                if canary.is_to_heal(now):
+                if not self._subscriptions.is_connected:
+                    canary.reconnecting(now)
+                elif canary.is_to_heal(now):
                     metrics.CANARIES_MISSED.inc()
                     log.error("events do not come back from redis", canary=cid)
                     self._subscriptions.drop(cid, "a canary did not come back")

@@ -54,6 +54,19 @@ def test_one_that_is_missing_since_redis_fell_silent_does_not_blame_the_subscrip
     assert problem[0] == PUBLISH
 
 
+def test_a_connection_that_was_just_made_anew_has_time_to_prove_itself() -> None:
+    canary = Canary(100.0)
+    for second in range(101, 110):
+        canary.taken(float(second))
+    canary.reconnecting(109.0)
+    problem = canary.problem(110.0)
+    assert problem is not None
+    assert problem[0] == SUBSCRIPTION
+    assert not canary.is_to_heal(110.0)
+    canary.taken(114.0)
+    assert canary.is_to_heal(109.0 + HEAL_EVERY_S)
+
+
 def test_a_process_that_stood_still_does_not_blame_its_subscription() -> None:
     canary = Canary(100.0)
     canary.taken(200.0)  # what was sent before it stood still; it will be heard in a moment

@@ -18,6 +18,7 @@ from typing import Final
 import anyio
 import httpx
 
+from tests import ledger
 from tests.integration.doors import event_path
 from tests.processes import API_KEY, RelayProcess
 from tests.relay_client import Client, Frame, connected
@@ -184,6 +185,21 @@ def follow(watcher: Client, cid: str) -> int:
     return told
 
 
+async def _balanced(relay: RelayProcess) -> None:
+    """Return once a relay's books add up; what is under way is not in them yet."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        books = await ledger.read(relay)
+        try:
+            books.check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
 @asynccontextmanager
 async def storm(redis_url: str, seed: int, relays: int = 2) -> AsyncIterator[Storm]:
     """Run relays with watchers of every call, and senders that have already begun."""
@@ -207,6 +223,8 @@ async def storm(redis_url: str, seed: int, relays: int = 2) -> AsyncIterator[Sto
         await made.accept(5)
         yield made
         await made.finish()
+        for relay in started:
+            await _balanced(relay)
         # A relay logs what went wrong: that is no failure here, a traceback would be.
         for relay in started:
             relay.terminate()
