@@ -84,6 +84,7 @@ class Dispatcher:
         self._is_closing = True
         await self._say_goodbye()
         self._leave(list(self._partitions.values()))
+        log.info("deliveries are handed over", partitions=len(self._handing_over))
         if self._handing_over:
             await asyncio.wait(self._handing_over, timeout=limit_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -33,6 +34,11 @@ def relay() -> Relay:
     return run
 
 
+def _heed_ctrl_c() -> None:
+    """A shell lets what it starts in the background ignore it, and all that this starts too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start ``python -m relay`` as a process of its own; it is ended with the test."""
@@ -46,6 +52,7 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | environ,
+            preexec_fn=_heed_ctrl_c,
         )
         started.append(child)
         return child

@@ -30,8 +30,8 @@ ROUNDS: Final = max(1, SOAK // 10)
 CALLS: Final = ("default:one", "default:two", "livestream:three")
 TIMEOUT_S: Final = 1.0
 """RELAY_PUBLISH_TIMEOUT of the relays."""
-LATEST_S: Final = TIMEOUT_S + 1.0
-"""An answer takes no longer: the stated bound, and what a busy machine adds."""
+LATEST_S: Final = TIMEOUT_S + 9.0
+"""An answer takes no longer: the stated bound, and what a very busy machine adds."""
 PATIENCE_S: Final = 30.0
 
 

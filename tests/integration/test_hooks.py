@@ -115,7 +115,7 @@ async def test_a_stop_finishes_what_is_under_way_and_another_process_goes_on(
         await publish(first, 1, 2)
         await receiver.until(1)
         stopping = asyncio.create_task(anyio.to_thread.run_sync(first.stop))
-        await anyio.to_thread.run_sync(first.wait_for_line, "left the port")
+        await anyio.to_thread.run_sync(first.wait_for_line, "handed over")
         gate.set()
         await stopping
     assert numbers(receiver) == [1]
