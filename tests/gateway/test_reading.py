@@ -24,6 +24,11 @@ def frame(data: bytes, opcode: Opcode = Opcode.TEXT, *, fin: bool = True) -> byt
     return bytes(Frame(opcode, data, fin=fin).serialize(mask=True))
 
 
+def size(data: bytes) -> str:
+    """Name a case: its bytes are masked anew each time."""
+    return f"{len(data)} bytes"
+
+
 @pytest.mark.parametrize("length", [2, 125, 126, 127, 65_535])
 def test_one_whole_text_is_taken(length: int) -> None:
     assert reading.whole_text(frame(b"x" * length), LIMIT) == b"x" * length
@@ -46,6 +51,7 @@ def test_one_whole_text_is_taken(length: int) -> None:
         b"\x81\x7e" + frame(b"x" * 200)[2:],
         frame(b"x" * 65_536),
     ],
+    ids=size,
 )
 def test_anything_else_is_left_to_the_parser(data: bytes) -> None:
     assert reading.whole_text(data, LIMIT) is None
@@ -71,6 +77,7 @@ def test_one_whole_pong_is_taken(length: int) -> None:
         b"\x8a\x04tick..",
         b"\x8a\xfe" + bytes(130),
     ],
+    ids=size,
 )
 def test_what_is_not_just_a_pong_is_left_to_the_parser(data: bytes) -> None:
     assert reading.whole_pong(data) is None
