@@ -67,10 +67,18 @@ test-tools:
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing </dev/null || exit; \
 	case $$missing in *redis*) service redis-server stop >/dev/null 2>&1 || true ;; esac
 
-# pytest runs last, so that its closing line is the last one of a run.
+# Tests wait more than they work, so several files run side by side; what breaks a Redis or kills
+# processes under load has the machine for itself. pytest runs last: its closing line is the run's.
+ALONE = tests/hardening tests/egress/test_crashes.py
+
 test: .venv/.dev node_modules/.installed test-tools
 	node --test $(JS_TESTS)
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
+endif
 
 check: .venv/.dev
 	$(BIN)/ruff check .
