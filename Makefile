@@ -47,8 +47,8 @@ install: .venv/.dev
 	@touch $@ .venv/.relay
 
 node_modules/.installed: package.json package-lock.json
-	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || \
-	  { echo 'make: Node.js 20 or newer with npm is needed for the JavaScript tests: https://nodejs.org' >&2; exit 1; }
+	@node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null || \
+	  { echo 'make: Node.js 20.19 or newer with npm is needed for the JavaScript tests: https://nodejs.org' >&2; exit 1; }
 	npm ci --no-audit --no-fund
 	@touch $@
 
