@@ -203,7 +203,7 @@ def test_make_has_and_explains_every_target(target: str) -> None:
 def test_the_javascript_tests_run_before_pytest_whose_closing_line_is_the_last() -> None:
     steps = make("--dry-run", "--always-make", "test").stdout
     assert steps.index("node --test tests/web/") < steps.index("-m pytest")
-    assert steps.rstrip().splitlines()[-1].endswith("-m pytest")
+    assert "-m pytest" in steps.rstrip().splitlines()[-1]
 
 
 def test_an_old_python_is_told(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ async def test_one_reader_keeps_the_order_of_the_queue(queue: StreamsQueue) -> N
 async def test_while_redis_is_away_nothing_is_deleted_and_nothing_lost(
     queue: StreamsQueue, redis: RedisServer
 ) -> None:
-    with RelayProcess(redis_url=redis.url, publish_timeout=0.5, **queue.settings) as relay:
+    with RelayProcess(redis_url=redis.url, publish_timeout=2.5, **queue.settings) as relay:
         await queue.put(FORMS["base64"](webhook(CID, {"n": 0})))
         await queue.until(0, 0)
         redis.kill()
@@ -168,7 +168,7 @@ async def test_while_redis_is_away_nothing_is_deleted_and_nothing_lost(
 async def test_a_relay_that_stops_while_redis_is_away_gives_back_what_it_holds(
     queue: StreamsQueue, redis: RedisServer
 ) -> None:
-    settings = {"redis_url": redis.url, "publish_timeout": 0.5, "drain_timeout": 1}
+    settings = {"redis_url": redis.url, "publish_timeout": 2.5, "drain_timeout": 1}
     with RelayProcess(**settings, **queue.settings) as relay:
         redis.kill()
         await queue.put(*(FORMS["base64"](webhook(CID, {"n": n})) for n in range(5)))
