@@ -27,6 +27,7 @@ SETTINGS = {
     "RELAY_API_KEY": API_KEY,
     "RELAY_API_SECRET": API_SECRET,
     "RELAY_COMMAND_RATE": "0",
+    "RELAY_USER_CONNECTIONS": "0",
 }
 """The relay as it is by default, but for the limits that a benchmark would only run into."""
 
