@@ -89,7 +89,7 @@ def queue() -> Iterator[dict[str, str]]:
         aws_access_key_id="owner", aws_secret_access_key="owner",
     )  # fmt: skip
     attributes = {"MessageRetentionPeriod": "3600"}
-    made = client.create_queue(QueueName="checked", Attributes=attributes)
+    made = client.create_queue(QueueName="asked-by-the-command-line", Attributes=attributes)
     client.close()
     yield {
         "RELAY_INGEST_SQS_URL": made["QueueUrl"],
