@@ -7,8 +7,7 @@ the hub only.
 from __future__ import annotations
 
 import asyncio
-import os
-from array import array
+import socket
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -49,22 +48,22 @@ class Batch:
 
         What the kernel does not take, and every error, goes the transport's way.
         """
-        data, size, write = self.everything, len(self.everything), os.write
-        for descriptor in audience.descriptors:
+        data, size = self.everything, len(self.everything)
+        for direct in audience.direct:
             try:
-                sent = write(descriptor, data)
+                sent = direct.send(data)
             except OSError:
                 sent = 0
             if sent < size:
-                audience.direct[descriptor].write(data[sent:])
-        written = self.count * len(audience.descriptors)
+                audience.direct[direct].write(data[sent:])
+        written = self.count * len(audience.direct)
         for watcher in audience.others:
             written += watcher.deliver(self)
         return written
 
 
 class Changes:
-    """Counts the changes of all descriptors of a process: while it stands still, they do."""
+    """Counts the changes of every ``Watcher.direct`` of a process: while it stands, they do."""
 
     __slots__ = ("count",)
 
@@ -75,43 +74,52 @@ class Changes:
 class Audience:
     """Watchers as a batch is written to them, good until ``changes`` counts on.
 
-    A socket with nothing unsent is written to by its descriptor, and those lie side by side: going
-    through transports, or even through the connections, touches objects that are out of the cache,
-    as those of a thousand sockets are each time.
+    A socket with nothing unsent is written to directly, and those lie side by side: going through
+    transports, or even through the connections, touches objects that are out of the cache, as those
+    of a thousand sockets are each time.
     """
 
-    __slots__ = ("descriptors", "direct", "others", "version")
+    __slots__ = ("direct", "others", "version")
 
     def __init__(self, watchers: Iterable[Watcher], changes: Changes) -> None:
         self.version = changes.count
-        self.direct: dict[int, Watcher] = {}
+        self.direct: dict[socket.socket, Watcher] = {}
         self.others: list[Watcher] = []
         for watcher in watchers:
-            if (descriptor := watcher.descriptor) < 0:
+            if (direct := watcher.direct) is None:
                 self.others.append(watcher)
             else:
-                self.direct[descriptor] = watcher
-        self.descriptors = array("i", self.direct)
+                self.direct[direct] = watcher
 
 
-def plain_descriptor(transport: asyncio.Transport) -> int:
-    """Return the descriptor of a socket that carries our bytes as they are, -1 under TLS.
+def plain_socket(transport: asyncio.Transport) -> socket.socket | None:
+    """Return the socket under a transport that carries our bytes as they are, None under TLS.
 
-    It stays ours until ``connection_lost``: transports close their socket only after that.
+    It shares the transport's descriptor: ``detach`` it in ``connection_lost``, after which the
+    transport closes that.
     """
     plain = transport.get_extra_info("socket")
-    encrypted = transport.get_extra_info("sslcontext") is not None
-    return -1 if plain is None or encrypted else int(plain.fileno())
+    if plain is None or transport.get_extra_info("sslcontext") is not None:
+        return None
+    return socket.socket(plain.family, plain.type, plain.proto, fileno=plain.fileno())
+
+
+def unsent(direct: socket.socket, data: bytes) -> bytes:
+    """Send what the kernel takes at once; return the rest, which is the transport's to write."""
+    try:
+        return data[direct.send(data) :]
+    except OSError:
+        return data
 
 
 class Watcher(Protocol):
     """What the hub needs of a connection."""
 
     @property
-    def descriptor(self) -> int:
-        """What takes bytes as they are and at once; -1 where only ``deliver`` and ``write`` may.
+    def direct(self) -> socket.socket | None:
+        """What takes bytes as they are and at once; None where only ``deliver`` and ``write`` may.
 
-        It is -1 while bytes are unsent: what is written past the transport would overtake them.
+        It is None while bytes are unsent: what is written past the transport would overtake them.
         Whoever changes it counts that in ``Changes``.
         """
         ...

@@ -9,6 +9,7 @@ while a command is being worked off.
 from __future__ import annotations
 
 import asyncio
+import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
@@ -20,7 +21,7 @@ from websockets.server import ServerProtocol
 from relay import logs, metrics, wire
 from relay.errors import BadInput, Close, RelayError
 from relay.gateway import frames, reading
-from relay.gateway.call import Batch, plain_descriptor
+from relay.gateway.call import Batch, plain_socket, unsent
 from relay.gateway.commands import Worker, publish_now
 from relay.gateway.refusal import refusing
 from relay.gateway.returns import PING_S
@@ -51,9 +52,9 @@ class Connection(asyncio.Protocol):
     """A socket from its upgrade on. Implements ``call.Watcher`` and ``wheel.Timed``."""
 
     __slots__ = (
-        "_due_at", "_ended", "_fd", "_fragments", "_heard_at", "_hears_out", "_noise", "_protocol",
-        "_room", "_session", "_slow_since", "_sockets", "_transport", "_unparsed", "_worker",
-        "calls", "cleared", "descriptor", "peer", "slot", "trail",
+        "_due_at", "_ended", "_fragments", "_heard_at", "_hears_out", "_noise", "_plain",
+        "_protocol", "_room", "_session", "_slow_since", "_sockets", "_transport", "_unparsed",
+        "_worker", "calls", "cleared", "direct", "peer", "slot", "trail",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -85,10 +86,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport over."""
         self._transport = cast("asyncio.Transport", transport)
-        # At 0 the transport reports as soon as it holds a byte back: ``descriptor`` hangs on it.
+        # At 0 the transport reports as soon as it holds a byte back: ``direct`` hangs on it.
         self._transport.set_write_buffer_limits(high=0)
-        self._fd = plain_descriptor(self._transport)
-        self._write_directly(self._fd)
+        self._plain = plain_socket(self._transport)
+        self._write_directly(self._plain)
         self._sockets.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -146,18 +147,25 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Learn that the transport holds bytes back: what comes now has to queue behind them."""
-        self._write_directly(-1)
+        self._write_directly(None)
 
     def resume_writing(self) -> None:
         """Learn that the unsent bytes have drained."""
-        self._write_directly(self._fd)
+        self._write_directly(self._plain)
         if self._room is not None:
             self._room.set_result(None)
             self._room = None
 
-    def _write_directly(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+    def _write_directly(self, direct: socket.socket | None) -> None:
+        self.direct = direct
         self._sockets.changes.count += 1
+
+    def _let_go(self) -> None:
+        """Write nothing past the transport any more: the descriptor is its to close."""
+        if self._plain is not None:
+            self._plain.detach()
+            self._plain = None
+        self._write_directly(None)
 
     # -- handshake and frames ---------------------------------------------------------------------
 
@@ -344,7 +352,9 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write frames that may not be dropped."""
-        if self.is_open:
+        if self.direct is not None:
+            data = unsent(self.direct, data)
+        if data and self.is_open:
             self._transport.write(data)
             self._check_hard_bound()
 
@@ -464,8 +474,7 @@ class Connection(asyncio.Protocol):
         if self.is_open:
             self._count_end(why)
             log.info("socket cut off", why=why, peer=self.peer)
-        self._fd = -1
-        self._write_directly(-1)
+        self._let_go()
         self._transport.abort()  # and leaves in the next turn: the hub may be writing just now
 
     def _count_end(self, why: str) -> None:
@@ -476,8 +485,7 @@ class Connection(asyncio.Protocol):
 
     def _leave(self) -> None:
         """Cease to watch. Every way of closing leads here; a second time does nothing."""
-        self._fd = -1
-        self._write_directly(-1)
+        self._let_go()
         if self._worker is not None and self._worker.task is not None:
             self._worker.task.cancel()
         self._sockets.returns.ended(self, is_clean=self._was_left)

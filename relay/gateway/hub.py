@@ -47,7 +47,7 @@ class Watching(NamedTuple):
 class Hub:
     """Implements ``broker.Listener``; ``start`` it before the broker delivers.
 
-    Whoever changes a watcher's descriptor counts that in ``changes``.
+    Whoever changes a watcher's ``direct`` counts that in ``changes``.
     """
 
     def __init__(self, broker: Broker, rng: random.Random | None = None) -> None:

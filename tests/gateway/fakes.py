@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import selectors
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -297,7 +298,7 @@ class FakeWatcher:
 
     def __init__(self, user_id: str = "john") -> None:
         self.user = user(user_id)
-        self.descriptor = -1
+        self.direct: socket.socket | None = None
         self.is_open = True
         self.is_slow = False
         self.room = asyncio.Event()

@@ -233,25 +233,32 @@ async def test_what_was_gathered_is_not_written_after_the_close(gateway: Gateway
     assert peer.frames[-1][0] == 8
 
 
-async def test_every_change_of_the_descriptor_is_counted(gateway: Gateway) -> None:
+async def test_every_change_of_what_is_written_to_directly_is_counted(gateway: Gateway) -> None:
     """Else a batch could overtake what is unsent, or reach another socket under an old number."""
     peer = await Peer(gateway).log_in()
     changes, connection = gateway.hub.changes, peer.connection
-    with socket.socket() as plain:
-        peer.transport._extra["socket"] = plain
-        connection.connection_made(peer.transport)
-        for change, descriptor in (
-            (connection.pause_writing, -1),
-            (connection.resume_writing, plain.fileno()),
-            (lambda: connection.abort("test"), -1),
-            (connection.resume_writing, -1),
-        ):
-            before = changes.count
-            change()
-            assert connection.descriptor == descriptor
-            assert changes.count > before
+    near, far = socket.socketpair()
+    peer.transport._extra["socket"] = near
+    connection.connection_made(peer.transport)
+    direct = connection.direct
+    assert direct is not None
+    assert direct.fileno() == near.fileno()
+    for change, expected in (
+        (connection.pause_writing, None),
+        (connection.resume_writing, direct),
+        (lambda: connection.abort("test"), None),
+        (connection.resume_writing, None),
+    ):
+        before = changes.count
+        change()
+        assert connection.direct is expected
+        assert changes.count > before
+    assert direct.fileno() == -1
+    near.send(b"the descriptor is the transport's to close")
+    near.close()
+    far.close()
     await turns()
     other = await Peer(gateway).log_in()
     before = changes.count
     other.connection.end(Close.GOING_AWAY, "bye", "shutdown")
-    assert (other.connection.descriptor, changes.count > before) == (-1, True)
+    assert (other.connection.direct, changes.count > before) == (None, True)
