@@ -26,10 +26,10 @@ class Door:
     def __init__(self, name: str, broker: Broker) -> None:
         self.name = name
         self._broker = broker
-        self._accepted = metrics.ACCEPTED.labels(name)
+        self._accepted = metrics.Tally(metrics.ACCEPTED.labels(name))
         self._failed = metrics.FAILED.labels(name)
-        self._kept = metrics.PUBLISHED.labels(name, "kept")
-        self._volatile = metrics.PUBLISHED.labels(name, "volatile")
+        self._kept = metrics.Tally(metrics.PUBLISHED.labels(name, "kept"))
+        self._volatile = metrics.Tally(metrics.PUBLISHED.labels(name, "volatile"))
         self._duplicates = metrics.DUPLICATES.labels(name)
         self._reused = metrics.REUSED_IDS.labels(name)
 

@@ -6,6 +6,7 @@ in ``PROMETHEUS_MULTIPROC_DIR`` before a worker starts. So any of them answers f
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Final
 
@@ -21,7 +22,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-__all__ = ["CONTENT_TYPE_LATEST", "forget_process", "render"]
+__all__ = ["CONTENT_TYPE_LATEST", "Tally", "forget_process", "render", "settle"]
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a series for when each counter began helps nobody
 
@@ -149,8 +150,63 @@ PARTITIONS: Final = Gauge(
 )  # fmt: skip
 
 
+class Tally:
+    """Adds up what one loop turn has for a counter, and counts it when the turn ends.
+
+    A counter takes a lock, and with several workers it writes to a file: three of them for every
+    event are a tenth of what taking the event in costs.
+    """
+
+    __slots__ = ("_count", "_counter")
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._count = 0
+
+    def inc(self) -> None:
+        """Count one. Only inside a running event loop."""
+        if not self._count:
+            _turn.enlist(self)
+        self._count += 1
+
+    def settle(self) -> None:
+        """Hand over what has been added up."""
+        count, self._count = self._count, 0
+        self._counter.inc(count)
+
+
+class _Turn:
+    """The tallies that the current loop turn has something for."""
+
+    def __init__(self) -> None:
+        self._tallies: list[Tally] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def enlist(self, tally: Tally) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_soon(self.settle)
+        self._tallies.append(tally)
+
+    def settle(self) -> None:
+        self._loop = None
+        tallies, self._tallies = self._tallies, []
+        for tally in tallies:
+            tally.settle()
+
+
+_turn: Final = _Turn()
+
+
+def settle() -> None:
+    """Count what the current loop turn has added up so far."""
+    _turn.settle()
+
+
 def render() -> bytes:
     """Return all metrics in Prometheus' text format, those of every worker."""
+    settle()
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()

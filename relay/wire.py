@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
+from struct import Struct
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -230,11 +231,16 @@ def _is_time(key: str) -> bool:
 # -- frames -------------------------------------------------------------------------------------
 
 
+_SHORT: Final = Struct(">BB")
+_MIDDLE: Final = Struct(">BBH")
+_LONG: Final = Struct(">BBQ")
+
+
 def text_frame(payload: bytes) -> bytes:
     """Return an unmasked, unfragmented WebSocket text frame (RFC 6455, section 5.2)."""
     length = len(payload)
     if length < 126:
-        return b"\x81%c%b" % (length, payload)
+        return _SHORT.pack(0x81, length) + payload
     if length < 65536:
-        return b"\x81\x7e%b%b" % (length.to_bytes(2, "big"), payload)
-    return b"\x81\x7f%b%b" % (length.to_bytes(8, "big"), payload)
+        return _MIDDLE.pack(0x81, 126, length) + payload
+    return _LONG.pack(0x81, 127, length) + payload

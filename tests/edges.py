@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from relay import api, http, signing, tokens, wire
+from relay import api, http, metrics, signing, tokens, wire
 from relay.broker import Broker, Limits, Store
 from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.calls import Participant, Session
@@ -204,6 +204,7 @@ def signed(body: bytes, secret: str = SECRET, key: str = KEY, **more: str) -> di
 
 def counted(metric: str, **labels: str) -> float:
     """Return the value of a counter, 0 when it was never touched."""
+    metrics.settle()
     return REGISTRY.get_sample_value(f"{metric}_total", labels) or 0.0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from relay import metrics
 from relay.broker import Limits, Unavailable
 from relay.broker.memory import MemoryBroker
 from relay.doors import Door
@@ -36,6 +37,7 @@ class Ledger:
         self._before = self._now()
 
     def _now(self) -> dict[str, float]:
+        metrics.settle()
         return {
             name: REGISTRY.get_sample_value(metric, {"door": self._door, **labels}) or 0.0
             for name, (metric, labels) in NAMES.items()
@@ -109,7 +111,7 @@ async def test_what_the_broker_could_not_take_is_refused() -> None:
     assert ledger.entries() == {"accepted": 1, "failed": 1, "unavailable": 1}
 
 
-def test_what_is_published_at_once_is_counted_alike(broker: MemoryBroker) -> None:
+async def test_what_is_published_at_once_is_counted_alike(broker: MemoryBroker) -> None:
     door, ledger = Door("test", broker), Ledger("test")
     for each in (event("a"), event("b", volatile=True), event("a"), event("b", b'{"other":1}')):
         assert door.publish_now(each) is not None
@@ -118,7 +120,7 @@ def test_what_is_published_at_once_is_counted_alike(broker: MemoryBroker) -> Non
     }  # fmt: skip
 
 
-def test_what_could_not_be_taken_at_once_is_refused() -> None:
+async def test_what_could_not_be_taken_at_once_is_refused() -> None:
     door, ledger = Door("test", Failing(Limits(), lambda: 1, "node")), Ledger("test")
     with pytest.raises(Unavailable):
         door.publish_now(event())

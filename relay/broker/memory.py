@@ -35,22 +35,15 @@ SEEN_BOUND: Final = 1_000_000
 """Seen ids kept at once, about 400 bytes each: with the default window 137 new ones a second."""
 
 
-class _Kept(NamedTuple):
-    """An entry of a call's history and when it was published, by the broker's clock in ns."""
-
-    at: int
-    entry: Entry
-
-
 class _Call:
-    """What is kept of one call."""
+    """What is kept of one call; of an entry: when (the broker's clock in ns), offset and body."""
 
     __slots__ = ("entries", "epoch", "offset", "touched")
 
     def __init__(self) -> None:
         self.epoch = secrets.token_urlsafe(6)
         self.offset = 0
-        self.entries: deque[_Kept] = deque()
+        self.entries: deque[tuple[int, int, bytes]] = deque()
         self.touched = 0
 
     @property
@@ -59,7 +52,7 @@ class _Call:
 
     def forget(self, before: int) -> None:
         """Drop what was published before a time of the broker's clock."""
-        while self.entries and self.entries[0].at < before:
+        while self.entries and self.entries[0][0] < before:
             self.entries.popleft()
 
 
@@ -106,6 +99,7 @@ class MemoryBroker:
         # Both in the order in which they expire: what is touched or new goes to the end.
         self._calls: OrderedDict[str, _Call] = OrderedDict()
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._expires = 0  # nothing does before this time of the clock
         self._subscribed: set[str] = set()
         self._due: list[tuple[str, Position | None, bytes]] = []
         self._rosters: dict[str, Roster] = {}
@@ -141,7 +135,8 @@ class MemoryBroker:
         self._expire(now)
         # The step cannot fail half-way here, so the relay never repeats an id that it minted.
         if event.minted:
-            return _publication(event, self._show(event, now))
+            position = self._show(event, now)
+            return Publication(cid=event.cid, event_id=event.event_id, position=position)
         key, alias = seen_key(event), alias_key(event)
         seen, seen_alias = self._find(key, now), self._find(alias, now)
         reused = any(
@@ -180,9 +175,9 @@ class MemoryBroker:
     def _append(self, event: Event, now: int) -> tuple[Position, bytes]:
         call = self._call(event.cid, now)
         call.offset += 1
-        top = call.top
+        top = Position(call.epoch, call.offset)
         body = placed(event.body, top)
-        call.entries.append(_Kept(now, Entry(call.offset, body)))
+        call.entries.append((now, call.offset, body))
         if len(call.entries) > self._limits.history_count:
             call.entries.popleft()
         if self._outbox is not None:
@@ -206,6 +201,8 @@ class MemoryBroker:
 
     def _expire(self, now: int) -> None:
         """Forget what has expired: a few at each publish, more than one publish can add."""
+        if now < self._expires:
+            return
         for _ in range(4):
             if not self._seen or next(iter(self._seen.values())).until > now:
                 break
@@ -218,6 +215,9 @@ class MemoryBroker:
                 self._call(cid, now)
             else:
                 del self._calls[cid]
+        seen_until = next((seen.until for seen in self._seen.values()), now + self._window)
+        touched = next((call.touched for call in self._calls.values()), now)
+        self._expires = min(seen_until, touched + self._call_life)
 
     async def subscribe(self, cid: str) -> None:
         """Hand over publications of ``cid`` from now on."""
@@ -239,11 +239,11 @@ class MemoryBroker:
         first = call.offset - len(call.entries) + 1
         entries: list[Entry] = []
         size = 0
-        for _, entry in islice(call.entries, max(0, after + 1 - first), None):
+        for _, offset, body in islice(call.entries, max(0, after + 1 - first), None):
             if len(entries) == PAGE_COUNT or size >= PAGE_BYTES:
                 break
-            entries.append(entry)
-            size += len(entry.body)
+            entries.append(Entry(offset, body))
+            size += len(body)
         return History(top=call.top, epochs=(Epoch(call.epoch, 1),), entries=tuple(entries))
 
     async def set_roster(self, cid: str, roster: Roster) -> None:

@@ -10,7 +10,8 @@ import asyncio
 import socket
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from itertools import repeat
+from typing import TYPE_CHECKING, Final, Protocol
 
 from relay import metrics, wire
 from relay.events import Position
@@ -19,6 +20,9 @@ from relay.users import User
 
 if TYPE_CHECKING:
     from relay.gateway.recovery import HistoryReader
+
+
+_send: Final = socket.socket.send
 
 
 class Batch:
@@ -48,15 +52,19 @@ class Batch:
 
         What the kernel does not take, and every error, goes the transport's way.
         """
-        data, size = self.everything, len(self.everything)
-        for direct in audience.direct:
+        data, sockets = self.everything, audience.sockets
+        sent: list[int] = []
+        sends = map(_send, sockets, repeat(data))  # between two calls of the kernel, nothing but C
+        while len(sent) < len(sockets):
             try:
-                sent = direct.send(data)
+                sent.extend(sends)
             except OSError:
-                sent = 0
-            if sent < size:
-                audience.direct[direct].write(data[sent:])
-        written = self.count * len(audience.direct)
+                sent.append(0)  # by the one that failed; extending goes on with the next
+        if sum(sent) < len(data) * len(sent):
+            for watcher, size in zip(audience.direct, sent, strict=True):
+                if size < len(data):
+                    watcher.write(data[size:])
+        written = self.count * len(sockets)
         for watcher in audience.others:
             written += watcher.deliver(self)
         return written
@@ -74,22 +82,24 @@ class Changes:
 class Audience:
     """Watchers as a batch is written to them, good until ``changes`` counts on.
 
-    A socket with nothing unsent is written to directly, and those lie side by side: going through
-    transports, or even through the connections, touches objects that are out of the cache, as those
-    of a thousand sockets are each time.
+    The sockets of ``direct`` are written to past their transports. They lie side by side: going
+    through transports, or even through the connections, touches objects that are out of the cache,
+    as those of a thousand sockets are each time.
     """
 
-    __slots__ = ("direct", "others", "version")
+    __slots__ = ("direct", "others", "sockets", "version")
 
     def __init__(self, watchers: Iterable[Watcher], changes: Changes) -> None:
         self.version = changes.count
-        self.direct: dict[socket.socket, Watcher] = {}
+        self.sockets: list[socket.socket] = []
+        self.direct: list[Watcher] = []
         self.others: list[Watcher] = []
         for watcher in watchers:
             if (direct := watcher.direct) is None:
                 self.others.append(watcher)
             else:
-                self.direct[direct] = watcher
+                self.sockets.append(direct)
+                self.direct.append(watcher)
 
 
 def plain_socket(transport: asyncio.Transport) -> socket.socket | None:

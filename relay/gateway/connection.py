@@ -13,18 +13,18 @@ import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from relay import logs, metrics, wire
-from relay.errors import BadInput, Close, RelayError
+from relay.errors import Close, RelayError
 from relay.gateway import frames, reading
 from relay.gateway.call import Batch, plain_socket, unsent
 from relay.gateway.commands import Worker, publish_now
-from relay.gateway.refusal import refusing
-from relay.gateway.returns import PING_S
+from relay.gateway.refusal import no_handshake, refusing
+from relay.gateway.returns import PING_S, is_goodbye
 from relay.gateway.session import Action, End, Refuse, Send, Session, Write
 from relay.users import User
 
@@ -43,6 +43,7 @@ SILENCE_S: Final = 65.0
 """A peer that answered none of three pings is gone, whatever its kernel acknowledges."""
 MAX_REASON: Final = 120
 """Bytes of a close frame's reason (RFC 6455 allows 123)."""
+_OPEN: Final = State.OPEN  # looking a member up costs more than the comparison
 _PING: Final = b"\x89\x00"
 _FAILURES: Final = {1002: "protocol_error", 1007: "invalid_utf8", 1009: "too_big"}
 """Why ``websockets`` closes a socket by itself, as counters call it."""
@@ -95,7 +96,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of the peer."""
         self._heard_at = self._sockets.now()
-        if not self._unparsed and self._fragments is None and self.is_open:
+        is_open = self.direct is not None or self.is_open
+        if is_open and not self._unparsed and self._fragments is None:
             text = reading.whole_text(data, self._sockets.limits.frame_max_bytes)
             if text is not None:
                 self._text(text)
@@ -110,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._pass_on()
 
     def _parse(self, data: bytes) -> None:
-        was_open = self._protocol.state is State.OPEN
+        was_open = self._protocol.state is _OPEN
         self._unparsed += len(data)
         self._protocol.receive_data(data)
         # The last of these frames may have closed the protocol; those before it count.
@@ -185,8 +187,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse_handshake(self) -> None:
         """Answer what is no handshake in our own words instead of those of ``websockets``."""
-        why = str(self._protocol.handshake_exc)[:200].encode("ascii", "replace").decode()
-        error = BadInput(f"this is not a WebSocket handshake: {why}", reason="handshake")
+        error = no_handshake(self._protocol.handshake_exc)
         self._sockets.door.refused(error)
         self._protocol.data_to_send()
         self._transport.write(refusing(error).serialize())
@@ -247,7 +248,7 @@ class Connection(asyncio.Protocol):
             self._check_hard_bound()
         if b"" in writes:
             self._finish()
-        if self._session is not None and self._protocol.state is not State.OPEN:
+        if self._session is not None and self._protocol.state is not _OPEN:
             self._leave()
 
     def _finish(self) -> None:
@@ -275,6 +276,8 @@ class Connection(asyncio.Protocol):
         """Do what the session wants done; what has to wait goes to a worker, in order."""
         for action in actions:
             match action:
+                case Send() if self._worker is None and publish_now(self, self._sockets, action):
+                    pass  # nothing waited before it, and it need not wait itself
                 case Write(text):
                     self.reply(text)
                 case Refuse(command_id, error):
@@ -283,8 +286,6 @@ class Connection(asyncio.Protocol):
                     if farewell is not None:
                         metrics.REFUSED.labels(self._sockets.door.name, why).inc()
                     self.end(code, reason, why, farewell)
-                case Send() if self._worker is None and publish_now(self, self._sockets, action):
-                    pass  # nothing waited before it, and it need not wait itself
                 case _:
                     self._enqueue(action)
 
@@ -336,7 +337,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether writing still makes sense."""
-        is_open = self._protocol.state is State.OPEN or self._hears_out
+        is_open = self._protocol.state is _OPEN or self._hears_out
         return is_open and not self._transport.is_closing()
 
     def deliver(self, batch: Batch) -> int:
@@ -488,16 +489,6 @@ class Connection(asyncio.Protocol):
         self._let_go()
         if self._worker is not None and self._worker.task is not None:
             self._worker.task.cancel()
-        self._sockets.returns.ended(self, is_clean=self._was_left)
+        self._sockets.returns.ended(self, is_clean=is_goodbye(self._protocol.close_rcvd))
         for cid in list(self.calls):
             self._sockets.unwatch(self, cid)
-
-    @property
-    def _was_left(self) -> bool:
-        """Whether the peer said goodbye: it will not come back for what it misses.
-
-        Stream's clients close with 1000 or, with the page, 1001; a line that they take for dead
-        they close without a code. (Where the relay closes first, it leaves before they answer.)
-        """
-        said = self._protocol.close_rcvd
-        return said is not None and said.code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)

@@ -71,10 +71,14 @@ def unwatched(command_id: Any, cid: str) -> bytes:
 
 def sent(command_id: Any, publication: Publication) -> bytes:
     """Return the reply to ``call.send``; without a position when the event was volatile."""
-    reply: dict[str, Any] = {"type": "call.sent", "id": command_id}
-    reply |= {"call_cid": publication.cid, "event_id": publication.event_id}
+    reply = {
+        "type": "call.sent",
+        "id": command_id,
+        "call_cid": publication.cid,
+        "event_id": publication.event_id,
+    }
     if publication.position is not None:
-        reply |= {"epoch": publication.position.epoch, "offset": publication.position.offset}
+        reply["epoch"], reply["offset"] = publication.position
     return wire.encode(reply)
 
 

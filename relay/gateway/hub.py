@@ -61,8 +61,8 @@ class Hub:
         self._tasks = Tasks("hub")
         self._repair_slots = asyncio.Semaphore(REPAIRS_AT_ONCE)
         self._board = WatcherBoard(broker, self._calls, self._announce)
-        self._received_kept = metrics.RECEIVED.labels("kept")
-        self._received_volatile = metrics.RECEIVED.labels("volatile")
+        self._received_kept = metrics.Tally(metrics.RECEIVED.labels("kept"))
+        self._received_volatile = metrics.Tally(metrics.RECEIVED.labels("volatile"))
 
     async def start(self) -> None:
         """Begin to look after silent calls and lists of watchers."""

@@ -26,7 +26,7 @@ def whole_text(data: bytes, limit: int) -> bytes | None:
         return None
     length, start = data[1] ^ _MASKED, 6
     if length == 126:
-        length, start = int.from_bytes(data[2:4], "big"), 8
+        length, start = data[2] << 8 | data[3], 8
     elif length > 126:
         return None  # it is huge, or was not masked
     if start + length != len(data) or length > limit:

@@ -11,7 +11,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Response
 
 from relay import wire
-from relay.errors import RelayError
+from relay.errors import BadInput, RelayError
 
 
 def refusing(error: RelayError) -> Response:
@@ -21,3 +21,9 @@ def refusing(error: RelayError) -> Response:
     headers["Connection"] = "close"
     headers["Access-Control-Allow-Origin"] = "*"
     return Response(error.status, HTTPStatus(error.status).phrase, headers, body)
+
+
+def no_handshake(why: Exception | None) -> BadInput:
+    """Return the refusal of a request that ``websockets`` does not take for a handshake."""
+    told = str(why)[:200].encode("ascii", "replace").decode()
+    return BadInput(f"this is not a WebSocket handshake: {told}", reason="handshake")

@@ -15,6 +15,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from websockets import frames
+
 from relay import logs, metrics
 from relay.broker import Broker
 from relay.broker.tickets import BEAT_S, HELD_LIFE_S, Ticket, Tickets
@@ -42,6 +44,16 @@ WAITING_MOST: Final = 10_000
 """Sockets that ended and whose tickets wait for Redis; beyond that the first ones go."""
 
 _STALE_TICKS: Final = int(HELD_LIFE_S / BEAT_S / 4)
+
+
+def is_goodbye(said: frames.Close | None) -> bool:
+    """Tell whether a peer that sent this close frame will not come back for what it misses.
+
+    Stream's clients close with 1000 or, with the page, 1001; a line that they take for dead they
+    close without a code. (Where the relay closes first, it leaves before they answer.)
+    """
+    leaving = (frames.CloseCode.NORMAL_CLOSURE, frames.CloseCode.GOING_AWAY)
+    return said is not None and said.code in leaving
 
 
 class _Ended(NamedTuple):

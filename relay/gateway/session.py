@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from types import NoneType
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -35,6 +36,7 @@ HEARTBEAT_S: Final = 20.0
 ARRAY_LIMIT: Final = 16
 """Messages in one frame. Stream's JavaScript client wraps its one health check in an array."""
 
+_COMMAND_IDS: Final = (int, str, NoneType)
 _MAX_OFFSET: Final = 2**53
 _NS: Final = 1_000_000_000
 
@@ -124,8 +126,8 @@ class Session:
     """One conversation. ``api_key`` and ``auth_type`` come from the URL of the socket."""
 
     __slots__ = (
-        "_allowance", "_api_key", "_auth_type", "_claims", "_counted_at", "_opened_at",
-        "_overruns", "_rules", "_user_json", "connection_id", "phase", "user",
+        "_allowance", "_allowed", "_api_key", "_auth_type", "_claims", "_counted_at", "_opened_at",
+        "_overruns", "_rules", "_sender", "_user_json", "connection_id", "phase", "user",
     )  # fmt: skip
 
     def __init__(self, rules: Rules, api_key: str | None, auth_type: str, now_ns: int) -> None:
@@ -137,6 +139,8 @@ class Session:
         self._allowance = float(rules.command_burst)
         self._counted_at = now_ns
         self._overruns = 0
+        self._allowed: str | None = None
+        self._sender = ""
         self._user_json = b""
         self.user: User | None = None
         self.connection_id = ""
@@ -151,6 +155,8 @@ class Session:
     def received(self, text: str, now_ns: int) -> list[Action]:
         """Take a message of the peer."""
         match self.phase:
+            case Phase.OPEN:
+                return self._message(text, now_ns)
             case Phase.FIRST_FRAME:
                 return self._first_frame(text, now_ns)
             case Phase.LOGGING_IN:
@@ -158,14 +164,13 @@ class Session:
                     return self._overrun(wait_s)
                 early = BadInput("wait for connection.ok before you send commands", reason="early")
                 return [Refuse(None, early)]
-            case Phase.OPEN:
-                return self._message(text, now_ns)
             case Phase.ENDED:
                 return []
 
     def welcomed(self, user: User, connection_id: str, now_ns: int) -> list[Action]:
         """Learn that the user was saved and the socket admitted."""
         self.user = user
+        self._sender = f"user:{user.id}"
         self._user_json = users.encoded(user, online=True)
         self.connection_id = connection_id
         self.phase = Phase.OPEN
@@ -270,7 +275,7 @@ class Session:
                 Refuse(None, BadInput("a message must be a JSON object", reason="not_an_object"))
             ]
         command_id = message.get("id")
-        if not isinstance(command_id, int | str | None) or len(str(command_id)) > 128:
+        if not isinstance(command_id, _COMMAND_IDS) or len(str(command_id)) > 128:
             return [
                 Refuse(None, BadInput("id must be a number or a string of up to 128 characters"))
             ]
@@ -281,6 +286,8 @@ class Session:
 
     def _action(self, command_id: Any, message: dict[str, Any], now_ns: int) -> Action:
         match message.get("type"):
+            case "call.send":
+                return Send(command_id, self._event(message, now_ns))
             case "health.check":
                 return Write(frames.health_check(self.connection_id, now_ns))
             case "call.watch":
@@ -288,8 +295,6 @@ class Session:
                 return Watch(command_id, self._allowed_cid(message), since)
             case "call.unwatch":
                 return Unwatch(command_id, events.check_cid(message.get("call_cid")))
-            case "call.send":
-                return Send(command_id, self._event(message, now_ns))
             case "token.refresh":
                 return self._refresh(command_id, message, now_ns)
             case other:
@@ -300,8 +305,11 @@ class Session:
                 )
 
     def _allowed_cid(self, message: dict[str, Any]) -> str:
-        cid = events.check_cid(message.get("call_cid"))
-        self.claims.check_call(cid)
+        """Return the call that a command names; the one named last is not looked at again."""
+        if (cid := message.get("call_cid")) is None or cid != self._allowed:
+            cid = events.check_cid(cid)
+            self.claims.check_call(cid)
+            self._allowed = cid
         return cid
 
     def _event(self, message: dict[str, Any], now_ns: int) -> Event:
@@ -316,7 +324,7 @@ class Session:
             user=self._user_json,
             event_id=self._rules.new_id() if given is None else events.check_event_id(given),
             now_ns=now_ns,
-            sender=f"user:{self.claims.user_id}",
+            sender=self._sender,
             minted=given is None,
             volatile=volatile,
         )
@@ -326,6 +334,7 @@ class Session:
         if claims.user_id != self.claims.user_id:
             raise NotAllowed("the new token is another user's", reason="other_user")
         self._claims = claims
+        self._allowed = None
         return Refresh(command_id, claims)
 
     # -- the rate ---------------------------------------------------------------------------------

@@ -100,8 +100,8 @@ class LiveDoor:
         self._clock = clock
         self._custom_limit = custom_limit
         self._max_bytes = max_bytes
-        self._accepted = metrics.ACCEPTED.labels("live")
-        self._published = metrics.PUBLISHED.labels("live", "volatile")
+        self._accepted = metrics.Tally(metrics.ACCEPTED.labels("live"))
+        self._published = metrics.Tally(metrics.PUBLISHED.labels("live", "volatile"))
 
     def receive(self, raw: bytes) -> None:
         """Take one message of the channel, as the broker's ``live`` callback. Raises nothing."""

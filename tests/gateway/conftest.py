@@ -43,6 +43,7 @@ def token(user_id: str | None = "john", **claims: Any) -> str:
 
 
 def counted(metric: str, **labels: str) -> float:
+    metrics.settle()
     return REGISTRY.get_sample_value(metric, labels) or 0.0
 
 

@@ -103,6 +103,7 @@ async def test_a_publish_that_is_refused_at_once_is_counted_once(gateway: Gatewa
     peer.say(type="call.send", id=7, call_cid=CID, custom={})
     assert (peer.texts[-1]["id"], peer.texts[-1]["error"]["StatusCode"]) == (7, 503)
     assert refused("unavailable") == before[0] + 1
+    await turns()
     assert metrics.ACCEPTED.labels("socket")._value.get() == before[1] + 1
 
 

@@ -124,7 +124,7 @@ def test_size_is_bounded_as_a_whole_and_in_custom() -> None:
 # -- the live channel ---------------------------------------------------------------------------
 
 
-def test_a_live_event_goes_to_the_hub_and_is_counted() -> None:
+async def test_a_live_event_goes_to_the_hub_and_is_counted() -> None:
     delivered: list[tuple[str, bytes]] = []
     accepted = counted("relay_events_accepted", door="live")
     before = counted("relay_events_published", door="live", kind="volatile")
@@ -139,7 +139,7 @@ def test_a_live_event_goes_to_the_hub_and_is_counted() -> None:
     assert counted("relay_events_accepted", door="live") == accepted + 1
 
 
-def test_two_live_events_are_two() -> None:
+async def test_two_live_events_are_two() -> None:
     ids: list[str] = []
     door = LiveDoor(lambda _, body: ids.append(wire.decode(body)["event_id"]), Clock())
     for _ in range(2):
