@@ -262,3 +262,26 @@ async def test_every_change_of_what_is_written_to_directly_is_counted(gateway: G
     before = changes.count
     other.connection.end(Close.GOING_AWAY, "bye", "shutdown")
     assert (other.connection.direct, changes.count > before) == (None, True)
+
+
+async def test_a_reply_goes_past_the_transport_and_what_does_not_fit_through_it(
+    gateway: Gateway,
+) -> None:
+    peer = await Peer(gateway).log_in()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    peer.transport._extra["socket"] = near
+    connection = peer.connection
+    connection.connection_made(peer.transport)
+    before = len(peer.transport.sent)
+    connection.reply(b"1")
+    assert (far.recv(100), len(peer.transport.sent) - before) == (b"\x81\x011", 0)
+    connection.write(b"x" * 10_000_000)
+    assert 0 < len(peer.transport.sent) - before < 10_000_000
+    far.close()
+    before = len(peer.transport.sent)
+    connection.reply(b"2")
+    assert bytes(peer.transport.sent[before:]) == b"\x81\x012", "the transport finds the error"
+    connection.abort("test")
+    near.close()
+    await turns()
