@@ -140,6 +140,27 @@ async def test_what_the_queue_took_while_the_relay_was_down_comes_after_the_star
             (await ledger.read(relay)).check()
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("raw_delivery", ["false", "true"])
+async def test_a_topic_of_sns_that_the_queue_is_subscribed_to_does_as_well(
+    raw_delivery: str, form: str, queue: StreamsQueue
+) -> None:
+    sns = queue.cloud.sns
+    topic = (await sns.create_topic(Name=f"stream-{time.time_ns()}"))["TopicArn"]
+    await queue.cloud.subscribe(queue.url, topic, RawMessageDelivery=raw_delivery)
+    bodies = [webhook(CID, {"n": n}) for n in range(3)]
+    with RelayProcess(**queue.settings) as relay:
+        assert (await post_webhook(relay, bodies[0])).json()["status"] == "published"
+        for body in bodies:
+            await sns.publish(TopicArn=topic, Message=FORMS[form](body))
+        await until_counted(relay, 3, "relay_events_accepted_total", door="sqs")
+        await queue.until(0, 0)
+        assert sorted(await in_order(relay)) == [0, 1, 2]
+        books = await ledger.read(relay)
+        assert books.total("relay_events_duplicate_total", door="sqs") == 1
+        books.check()
+
+
 async def test_one_reader_keeps_the_order_of_the_queue(queue: StreamsQueue) -> None:
     await queue.put(*(FORMS["raw"](webhook(CID, {"n": n})) for n in range(25)))
     with RelayProcess(**queue.settings) as relay:
