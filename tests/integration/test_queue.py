@@ -16,6 +16,7 @@ import pytest
 from tests import ledger
 from tests.cloud import Cloud
 from tests.integration.doors import post_webhook, webhook
+from tests.integration.stepped import SOME, STEPS, SteppedRelay
 from tests.ledger import Ledger
 from tests.processes import API_KEY, RelayProcess
 from tests.redis_server import RedisServer
@@ -200,6 +201,42 @@ async def test_a_relay_that_stops_while_redis_is_away_gives_back_what_it_holds(
     with RelayProcess(**settings, **queue.settings) as heir:
         await queue.until(0, 0)
         assert await in_order(heir) == list(range(5))
+
+
+PUBLISHED: Final = dict(zip(STEPS, (0, SOME, 10, 10), strict=True))
+"""What a process has published of its batch of ten when it dies at a step."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_what_a_process_had_that_was_killed_at_any_step_another_publishes_once(
+    step: str, queue: StreamsQueue, redis: RedisServer
+) -> None:
+    await queue.put(*(FORMS["raw"](webhook(CID, {"n": n})) for n in range(13)))
+    deleted = SOME if step == "some deleted" else 0
+    settings = {"redis_url": redis.url, **queue.settings}
+    with RelayProcess(redis_url=redis.url) as door:
+        async with connected(door, "john") as john:
+            await john.watch(CID)
+            with SteppedRelay(step, **settings) as victim:
+                await anyio.to_thread.run_sync(victim.wait_for_step)
+                await john.until_count(PUBLISHED[step])
+                assert sum(await queue.counts()) == 13 - deleted
+                with RelayProcess(**settings) as heir:
+                    await anyio.to_thread.run_sync(victim.kill)
+                    await queue.until(0, 0)
+                    books = await ledger.read(heir)
+            assert books.doors("sqs") == {
+                "accepted": 13 - deleted,
+                "published": 13 - PUBLISHED[step],
+                "duplicate": PUBLISHED[step] - deleted,
+                "failed": 0,
+            }
+            books.check()
+            await john.until_count(13)
+            assert sorted(numbers(john)) == list(range(13))
+            assert john.offsets == list(range(1, 14))
+        assert sorted(await in_order(door)) == list(range(13))
+        (await ledger.read(door)).check()
 
 
 async def test_what_is_no_event_does_not_stop_the_rest(queue: StreamsQueue) -> None:
