@@ -13,6 +13,7 @@ import anyio
 import httpx
 import pytest
 
+from relay.broker.keyspace import Keyspace
 from tests import ledger
 from tests.cloud import Cloud
 from tests.integration.doors import post_webhook, webhook
@@ -139,6 +140,64 @@ async def test_what_the_queue_took_while_the_relay_was_down_comes_after_the_star
         assert sorted(await in_order(one)) == list(range(35))
         for relay in (one, two):
             (await ledger.read(relay)).check()
+
+
+@pytest.mark.parametrize("first", ["webhook", "queue"])
+async def test_the_second_copy_is_known_after_a_restart_of_the_relay_and_of_redis(
+    first: str, queue: StreamsQueue, redis: RedisServer
+) -> None:
+    settings = {"redis_url": redis.url, **queue.settings}
+    body = webhook(CID, {"n": 1})
+    with RelayProcess(**settings) as before:
+        if first == "webhook":
+            assert (await post_webhook(before, body)).json()["status"] == "published"
+        else:
+            await queue.put(FORMS["raw"](body))
+            await queue.until(0, 0)
+    redis.kill()
+    redis.start()
+    with RelayProcess(**settings) as after:
+        if first == "webhook":
+            await queue.put(FORMS["raw"](body))
+            await until_counted(after, 1, "relay_events_duplicate_total", door="sqs")
+        else:
+            assert (await post_webhook(after, body)).json()["status"] == "duplicate"
+        await queue.until(0, 0)
+        assert await in_order(after) == [1]
+        (await ledger.read(after)).check()
+
+
+def let_hours_pass(redis: RedisServer, window_s: float) -> None:
+    """Do to a call that is idle what its age does within the window for repeats."""
+    meta, history = Keyspace("relay:").of_order(CID)
+    with redis.client() as client:
+        assert client.delete(history) == 1
+        assert client.pttl(meta) > window_s * 1000
+
+
+async def test_after_an_outage_of_hours_watchers_go_on_from_their_position(
+    queue: StreamsQueue, redis: RedisServer
+) -> None:
+    settings = {"redis_url": redis.url, "history_age": 60, **queue.settings}
+    with RelayProcess(**settings) as before:
+        async with connected(before, "john") as john:
+            await john.watch(CID)
+            assert (await post_webhook(before, webhook(CID, {"n": 0}))).status_code == 200
+            (seen,) = await john.until_count(1)
+    redis.kill()
+    redis.start()
+    await queue.put(*(FORMS["gzip"](webhook(CID, {"n": n})) for n in range(1, 25)))
+    let_hours_pass(redis, window_s=7200)
+    with RelayProcess(**settings) as after:
+        async with connected(after, "john") as john, connected(after, "jane") as jane:
+            assert (await john.watch(CID, seen))["recovered"] is True
+            await queue.until(0, 0)
+            assert (await jane.watch(CID, seen))["recovered"] is True
+            for watcher in (john, jane):
+                await watcher.until_count(24)
+                assert numbers(watcher) == list(range(1, 25))
+                assert watcher.offsets == list(range(2, 26))
+        (await ledger.read(after)).check()
 
 
 @pytest.mark.parametrize("form", FORMS)
