@@ -45,13 +45,9 @@ class App:
             settings
         )
         self._hub = Hub(self._broker)
-        self._live = ingress.LiveDoor(
-            self._hub.deliver_volatile,
-            time.time_ns,
-            custom_limit=settings.custom_max_bytes,
-            max_bytes=settings.webhook_max_bytes,
-        )
-        self._ingest = None if inbox is None else self._ingest_door(inbox)
+        bounds = ingress.Bounds(settings.custom_max_bytes, settings.webhook_max_bytes)
+        self._live = ingress.LiveDoor(self._hub.deliver_volatile, time.time_ns, bounds)
+        self._ingest = None if inbox is None else self._ingest_door(inbox, bounds)
         self._registry = Registry(self._store)
         self._sources = self._webhook_sources()
         self._queue = self._queue_door() if settings.ingest_sqs_url else None
@@ -132,13 +128,12 @@ class App:
 
     # -- wiring -----------------------------------------------------------------------------------
 
-    def _ingest_door(self, inbox: Inbox) -> IngestDoor:
+    def _ingest_door(self, inbox: Inbox, bounds: ingress.Bounds) -> IngestDoor:
         return ingress.IngestDoor(
             Door("ingest", self._broker),
             inbox,
             time.time_ns,
-            custom_limit=self._settings.custom_max_bytes,
-            max_bytes=self._settings.webhook_max_bytes,
+            bounds,
             rng=Random(),  # noqa: S311 - jitter, not secrets
         )
 

@@ -16,6 +16,9 @@ from relay import users
 from relay.errors import BadInput
 from relay.users import User
 
+MEMBERS_MOST: Final = 1000
+"""Members that a call may have."""
+
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A user's place in a call: members hear of it, whether they watch or not."""

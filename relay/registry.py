@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from relay import calls, logs, wire
 from relay.broker import Store
-from relay.calls import Call, Member
+from relay.calls import MEMBERS_MOST, Call, Member
 from relay.errors import BadInput, TooLarge
 from relay.events import check_user_id
 from relay.users import Profile, read_profile
 
 log = logs.get(__name__)
-
-MOST_MEMBERS: Final = 1000
 
 
 class Registry:
@@ -98,7 +96,7 @@ def _read_members(body: Mapping[str, Any], now_ns: int) -> list[Member]:
             role=str(shown.get("role") or "user"),
             custom=_object(shown, "custom"),
         )
-        for shown in (listed if isinstance(listed, list) else [])[:MOST_MEMBERS]
+        for shown in (listed if isinstance(listed, list) else [])[:MEMBERS_MOST]
         if isinstance(shown, dict)
     ]
 
@@ -116,7 +114,7 @@ def _read_users(shown: Mapping[str, Any], body: Mapping[str, Any]) -> list[tuple
     described = [shown.get("created_by"), body.get("user"), *(m.get("user") for m in members)]
     return [
         (check_user_id(user.get("id"), "user.id"), read_profile(user, "user"))
-        for user in described[: MOST_MEMBERS + 2]
+        for user in described[: MEMBERS_MOST + 2]
         if isinstance(user, dict)
     ]
 
@@ -124,7 +122,7 @@ def _read_users(shown: Mapping[str, Any], body: Mapping[str, Any]) -> list[tuple
 def _with(call: Call, members: list[Member], removed: frozenset[str]) -> Call:
     together = {member.user_id: member for member in (*call.members, *members)}
     kept = [member for user_id, member in together.items() if user_id not in removed]
-    return msgspec.structs.replace(call, members=tuple(kept[:MOST_MEMBERS]))
+    return msgspec.structs.replace(call, members=tuple(kept[:MEMBERS_MOST]))
 
 
 def _newer(known: Call, said: Call, members: list[Member], removed: frozenset[str]) -> Call:

@@ -39,13 +39,16 @@ class Cloud:
     async def topic(self, name: str, to: Hook) -> Hook:
         fifo = {"FifoTopic": "true"} if name.endswith(".fifo") else {}
         made = await self.sns.create_topic(Name=name, Attributes=fifo)
-        arn = await self.sqs.get_queue_attributes(
-            QueueUrl=to.sqs_queue_url, AttributeNames=["QueueArn"]
-        )
-        await self.sns.subscribe(
-            TopicArn=made["TopicArn"], Protocol="sqs", Endpoint=arn["Attributes"]["QueueArn"]
-        )
+        await self.subscribe(to.sqs_queue_url, made["TopicArn"])
         return hook(HookType.SNS, self.url, sns_topic_arn=made["TopicArn"])
+
+    async def subscribe(self, queue_url: str, topic_arn: str, **attributes: str) -> None:
+        """Let a queue have what is published to a topic."""
+        arn = await self.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
+        endpoint = arn["Attributes"]["QueueArn"]
+        await self.sns.subscribe(
+            TopicArn=topic_arn, Protocol="sqs", Endpoint=endpoint, Attributes=attributes
+        )
 
     async def messages(self, queue: Hook, count: int, tries: int = 10) -> list[dict[str, Any]]:
         """Take out what is in a queue, once there is so much; waits a second at each try."""

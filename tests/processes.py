@@ -34,7 +34,10 @@ class RelayProcess:
     """One ``relay serve`` (or ``demo``) with settings by their names, e.g. ``workers=2``.
 
     It listens on a free port of 127.0.0.1 and knows the API key ``API_KEY`` unless told otherwise.
+    ``module`` is what Python runs, with the command as its argument.
     """
+
+    module = "relay"
 
     def __init__(self, command: str = "serve", **settings: object) -> None:
         self._command = command
@@ -57,7 +60,7 @@ class RelayProcess:
     def spawn(self) -> None:
         """Start without waiting for anything."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "relay", self._command],
+            [sys.executable, "-m", self.module, self._command],
             cwd=_ROOT,
             env=_environment(self._settings),
             stdout=subprocess.PIPE,

@@ -13,16 +13,13 @@ from relay import events, filters, http, permissions
 from relay.api import fields, views
 from relay.api.context import Caller, Context, no_such_call
 from relay.api.fields import Named
-from relay.calls import Call, Member
+from relay.calls import MEMBERS_MOST, Call, Member
 from relay.errors import BadInput
 from relay.events import check_cid, check_user_id
 from relay.users import Profile
 
 AT_ONCE: Final = 100
 """Members that one request may add, change or remove."""
-
-MOST: Final = 1000
-"""Members that a call may have."""
 
 _SORT: Final = (filters.Sort("created_at", ascending=True),)
 
@@ -92,9 +89,10 @@ def with_members(call: Call, wishes: Sequence[_Wish], removed: Sequence[str], no
         members.pop(user_id, None)
     for wish in wishes:
         members[wish.user_id] = _merged(members.get(wish.user_id), wish, now_ns)
-    if len(members) > MOST:
+    if len(members) > MEMBERS_MOST:
         raise BadInput(
-            f"update_members: the call would have {len(members)} members, {MOST} are possible"
+            f"update_members: the call would have {len(members)} members, "
+            f"{MEMBERS_MOST} are possible"
         )
     if tuple(members.values()) == call.members:
         return call

@@ -16,14 +16,12 @@ from relay import calls, users
 from relay.api import fields
 from relay.api.context import Caller, Context
 from relay.broker import Found
-from relay.calls import Call, Member, Session
+from relay.calls import MEMBERS_MOST, Call, Member, Session
 from relay.errors import NotAllowed
 from relay.users import User
 
 MEMBERS_SHOWN: Final = 100
 """Members that an answer shows unless ``members_limit`` asks for fewer or more."""
-
-MOST_MEMBERS_SHOWN: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +76,7 @@ def _named(call: Call, members: int) -> Iterator[str]:
 def members_limit(request: Request, body: Mapping[str, Any]) -> int:
     """Return how many members the answer is to show."""
     given = body.get("members_limit", request.query_params.get("members_limit"))
-    return fields.number(
-        given, "members_limit", default=MEMBERS_SHOWN, least=0, most=MOST_MEMBERS_SHOWN
-    )
+    return fields.number(given, "members_limit", default=MEMBERS_SHOWN, least=0, most=MEMBERS_MOST)
 
 
 async def watch(

@@ -7,7 +7,8 @@ A ``Single`` has one way to one server: an address, or sentinels that know the p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from relay.broker import Listener
 from relay.broker.cluster_links import ClusterLinks
@@ -16,14 +17,14 @@ from relay.broker.cluster_subscriber import ClusterSubscriber
 from relay.broker.keyspace import Keyspace
 from relay.broker.link import Elsewhere, Link, Replicas
 from relay.broker.redis_url import Place, Shape
-from relay.broker.requests import Carrier, Commands
+from relay.broker.requests import Commands
 from relay.broker.resp import Address, Route
 from relay.broker.scripts import Script
 from relay.broker.sentinels import Sentinels
 from relay.broker.subscriber import Elsewhere as SubscriptionElsewhere
 from relay.broker.subscriber import Subscriber
 
-__all__ = ["Deployment", "Subscriptions", "of"]
+__all__ = ["Deployment", "Subscriptions", "Wanted", "of"]
 
 Changed = Callable[[], None]
 """Called whenever a connection came or went."""
@@ -69,6 +70,19 @@ class Subscriptions(Protocol):
         """Replace the connection that a call is subscribed on."""
 
 
+class Wanted(NamedTuple):
+    """What commands are wanted: their connections are called ``what`` and know ``scripts``.
+
+    ``bound`` is how many may wait, ``timeout_s`` how long each; ``replicas`` must have each write.
+    """
+
+    what: str
+    scripts: Sequence[Script]
+    timeout_s: float
+    bound: int
+    replicas: Replicas | None = None
+
+
 class Deployment(Protocol):
     """Makes commands and subscriptions for one Redis."""
 
@@ -78,16 +92,8 @@ class Deployment(Protocol):
     async def aclose(self) -> None:
         """End what ``start`` began; what was made is its user's to close."""
 
-    def commands(
-        self,
-        what: str,
-        scripts: Sequence[Script],
-        *,
-        timeout_s: float,
-        bound: int,
-        replicas: Replicas | None = None,
-    ) -> Commands:
-        """Return commands whose connections are called ``what`` and know ``scripts``."""
+    def commands(self, wanted: Wanted) -> Commands:
+        """Return commands for what is wanted."""
         ...
 
     def subscriptions(self, what: str, *, channels: Keyspace, timeout_s: float) -> Subscriptions:
@@ -103,20 +109,57 @@ def of(place: Place, keyspace: Keyspace, node: str, changed: Changed) -> Deploym
     """Return the deployment at a place; ``changed`` is called when a connection came or went."""
     if place.shape is Shape.CLUSTER:
         return Cluster(place, keyspace, node, changed)
-    return Single(place, keyspace, node, changed)
+    return Single(place, node, changed)
+
+
+class Connections:
+    """Makes the connections of one process; ``changed`` is called when one came or went."""
+
+    def __init__(self, node: str, changed: Changed) -> None:
+        self._node = node
+        self._changed = changed
+
+    def link(self, wanted: Wanted, route: Route, elsewhere: Elsewhere | None = None) -> Link:
+        """Return a connection for commands."""
+        return Link(
+            route,
+            connection_name(self._node, wanted.what),
+            scripts=wanted.scripts,
+            away_after_s=wanted.timeout_s,
+            changed=self._changed,
+            replicas=wanted.replicas,
+            elsewhere=elsewhere,
+        )
+
+    def subscriber(
+        self,
+        what: str,
+        channels: Keyspace,
+        timeout_s: float,
+        route: Route,
+        elsewhere: SubscriptionElsewhere | None = None,
+    ) -> Subscriber:
+        """Return a connection for subscriptions."""
+        return Subscriber(
+            route,
+            connection_name(self._node, what),
+            keyspace=channels,
+            node=self._node,
+            timeout_s=timeout_s,
+            changed=self._changed,
+            elsewhere=elsewhere,
+        )
 
 
 class Single:
     """One server at a time."""
 
-    def __init__(self, place: Place, keyspace: Keyspace, node: str, changed: Changed) -> None:
+    def __init__(self, place: Place, node: str, changed: Changed) -> None:
         self._sentinels = None
         self._route: Route = place.login
         if place.shape is Shape.SENTINEL:
             self._route = self._sentinels = Sentinels(place.addresses, place.primary, place.login)
-        self._keyspace = keyspace
-        self._node = node
-        self._changed = changed
+        self._connections = Connections(node, changed)
 
     async def start(self) -> None:
         """Follow the sentinels, where there are any."""
@@ -128,36 +171,14 @@ class Single:
         if self._sentinels is not None:
             await self._sentinels.aclose()
 
-    def commands(
-        self,
-        what: str,
-        scripts: Sequence[Script],
-        *,
-        timeout_s: float,
-        bound: int,
-        replicas: Replicas | None = None,
-    ) -> Commands:
+    def commands(self, wanted: Wanted) -> Commands:
         """Return commands over one connection."""
-        link = Link(
-            self._route,
-            connection_name(self._node, what),
-            scripts=scripts,
-            away_after_s=timeout_s,
-            changed=self._changed,
-            replicas=replicas,
-        )
-        return Commands(link, timeout_s=timeout_s, bound=bound)
+        link = self._connections.link(wanted, self._route)
+        return Commands(link, timeout_s=wanted.timeout_s, bound=wanted.bound)
 
     def subscriptions(self, what: str, *, channels: Keyspace, timeout_s: float) -> Subscriber:
         """Return subscriptions over one connection."""
-        return Subscriber(
-            self._route,
-            connection_name(self._node, what),
-            keyspace=channels,
-            node=self._node,
-            timeout_s=timeout_s,
-            changed=self._changed,
-        )
+        return self._connections.subscriber(what, channels, timeout_s, self._route)
 
     def partitions(self) -> list[int]:
         """Return any partition: all lie on one server."""
@@ -170,8 +191,8 @@ class Cluster:
     def __init__(self, place: Place, keyspace: Keyspace, node: str, changed: Changed) -> None:
         self._map = ClusterMap(place.addresses)
         self._keyspace = keyspace
-        self._node = node
         self._outer_changed = changed
+        self._connections = Connections(node, self._changed)
 
     async def start(self) -> None:
         """Read the map; raises ``Unavailable``."""
@@ -185,47 +206,16 @@ class Cluster:
         self._map.refresh()  # perhaps a replica is taking over
         self._outer_changed()
 
-    def commands(
-        self,
-        what: str,
-        scripts: Sequence[Script],
-        *,
-        timeout_s: float,
-        bound: int,
-        replicas: Replicas | None = None,
-    ) -> Commands:
+    def commands(self, wanted: Wanted) -> Commands:
         """Return commands that go to the server of their first key's slot."""
-
-        def link(address: Address, elsewhere: Elsewhere) -> Link:
-            return Link(
-                address,
-                connection_name(self._node, what),
-                scripts=scripts,
-                away_after_s=timeout_s,
-                changed=self._changed,
-                replicas=replicas,
-                elsewhere=elsewhere,
-            )
-
-        carrier: Carrier = ClusterLinks(self._map, link)
-        return Commands(carrier, timeout_s=timeout_s, bound=bound, routed=True)
+        carrier = ClusterLinks(self._map, partial(self._connections.link, wanted))
+        return Commands(carrier, timeout_s=wanted.timeout_s, bound=wanted.bound, routed=True)
 
     def subscriptions(
         self, what: str, *, channels: Keyspace, timeout_s: float
     ) -> ClusterSubscriber:
         """Return subscriptions at the server of each call's slot."""
-
-        def subscriber(address: Address, elsewhere: SubscriptionElsewhere) -> Subscriber:
-            return Subscriber(
-                address,
-                connection_name(self._node, what),
-                keyspace=channels,
-                node=self._node,
-                timeout_s=timeout_s,
-                changed=self._changed,
-                elsewhere=elsewhere,
-            )
-
+        subscriber = partial(self._connections.subscriber, what, channels, timeout_s)
         return ClusterSubscriber(self._map, channels, subscriber)
 
     def partitions(self) -> list[int]:

@@ -31,7 +31,7 @@ from relay.broker import (
     scripts,
 )
 from relay.broker.canary import Canaries
-from relay.broker.deployments import Subscriptions
+from relay.broker.deployments import Subscriptions, Wanted
 from relay.broker.desk import Desk
 from relay.broker.keyspace import CANARY_HEADER, PARTITIONS, VOLATILE_HEADER, Keyspace
 from relay.broker.link import Replicas
@@ -108,11 +108,13 @@ class RedisBroker:
         # A copy of this process's own: see there.
         self._publish_script = scripts.PUBLISH.copy(node)
         self._publishing = self._deployment.commands(
-            "publish",
-            [self._publish_script],
-            timeout_s=limits.publish_timeout_s,
-            bound=limits.publish_queue,
-            replicas=_replicas(limits),
+            Wanted(
+                "publish",
+                [self._publish_script],
+                timeout_s=limits.publish_timeout_s,
+                bound=limits.publish_queue,
+                replicas=_replicas(limits),
+            )
         )
         self.commands = self.requests("command", _COMMAND_SCRIPTS, bound=COMMAND_BOUND)
         self._subscriber = self.subscriptions("subscribe", self.keyspace)
@@ -130,9 +132,8 @@ class RedisBroker:
         wait_s: float = 0.0,
     ) -> Commands:
         """Return commands on connections of their own; ``wait_s`` is how long they may block."""
-        return self._deployment.commands(
-            what, loaded, timeout_s=self.limits.publish_timeout_s + wait_s, bound=bound
-        )
+        timeout_s = self.limits.publish_timeout_s + wait_s
+        return self._deployment.commands(Wanted(what, loaded, timeout_s, bound))
 
     def subscriptions(self, what: str, channels: Keyspace) -> Subscriptions:
         """Return subscriptions to ``channels``, on connections of their own, not yet open."""

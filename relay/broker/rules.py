@@ -10,7 +10,7 @@ from typing import Final
 
 from relay import wire
 from relay.broker import DeadLetter, Limits, Tried, Waiting
-from relay.calls import Call
+from relay.calls import MEMBERS_MOST, Call
 from relay.errors import BadInput, TooLarge
 from relay.events import CLOCK_AHEAD_S, Event
 from relay.users import User
@@ -19,7 +19,6 @@ PAGE_BYTES: Final = 262_144
 PAGE_COUNT: Final = 1000
 """A page of history ends with the entry that reaches either."""
 
-MEMBERS_MOST: Final = 1000
 CALL_BYTES: Final = 512 * 1024
 """What a call may be as JSON: it is read and written whole."""
 

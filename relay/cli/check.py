@@ -19,7 +19,7 @@ import redis
 from relay import forwarded, ingress, settings
 from relay.api import HooksFile
 from relay.broker import clients
-from relay.broker.keyspace import Keyspace
+from relay.broker.keyspace import PARTITIONS, Keyspace
 from relay.broker.redis_url import Place, Shape
 from relay.cli import credentials, options
 from relay.egress import has_aws
@@ -76,7 +76,7 @@ def _findings(flags: dict[str, Any]) -> Iterator[Finding]:
     if chosen.hooks:
         yield _hooks(chosen)
     if chosen.ingest_sqs_url:
-        yield _queue(chosen)
+        yield from _queue(chosen)
     if chosen.redis_url:
         yield from _redis(chosen)
     else:
@@ -92,12 +92,19 @@ def _hooks(chosen: Settings) -> Finding:
     return Finding("ok", f"{chosen.hooks}: {count} hooks")
 
 
-def _queue(chosen: Settings) -> Finding:
+def _queue(chosen: Settings) -> Iterator[Finding]:
     try:
         kept_s = asyncio.run(_retention(chosen))
     except (SettingsError, Unavailable) as error:
-        return Finding("fail", str(error))
-    return Finding("ok", f"queue: it keeps messages for {kept_s:g} s, repeats are known as long")
+        yield Finding("fail", str(error))
+        return
+    yield Finding("ok", f"queue: it keeps messages for {kept_s:g} s, repeats are known as long")
+    if not chosen.redis_url:
+        yield Finding(
+            "warn",
+            "queue: without RELAY_REDIS_URL a restart forgets which events came: copies that are "
+            "still in the queue then are published again",
+        )
 
 
 async def _retention(chosen: Settings) -> float:
@@ -166,12 +173,15 @@ def _redis(chosen: Settings) -> Iterator[Finding]:
 
 
 def _answers(client: redis.Redis, place: Place, chosen: Settings) -> Iterator[Finding]:
+    limits = []
     for name, server in _servers(client, place):
         facts: dict[str, Any] = server.info()
+        limits.append(int(facts.get("maxmemory", 0)))
         yield _version(facts, name)
         yield from _roles(facts, place)
         yield from _memory(facts)
         yield from _replicas(facts, chosen)
+    yield from _room(limits, chosen)
     yield _partitions(client, chosen)
     yield _script(client, chosen)
     yield _latency(client)
@@ -227,6 +237,18 @@ def _memory(facts: dict[str, Any]) -> Iterator[Finding]:
     else:
         yield Finding(
             "warn", "appendonly is off: what Redis accepted since its last snapshot dies with it"
+        )
+
+
+def _room(limits: list[int], chosen: Settings) -> Iterator[Finding]:
+    """Compare what may be owed to hooks with the servers' limits, in bytes; 0 is no limit."""
+    bounds = chosen.outbox_bytes + chosen.dead_letter_bytes
+    if all(limits) and PARTITIONS * bounds > sum(limits):
+        yield Finding(
+            "warn",
+            f"maxmemory is {sum(limits) >> 20} MiB, but hooks that are away may be owed "
+            f"{PARTITIONS * bounds >> 20} MiB, {PARTITIONS} times RELAY_OUTBOX_BYTES + "
+            "RELAY_DEAD_LETTER_BYTES: lower these, or Redis may fill up and take no events",
         )
 
 

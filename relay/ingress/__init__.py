@@ -7,15 +7,15 @@ queue of ``open_queue``.
 
 import importlib.util
 
-from relay.ingress.redis_door import IngestDoor, LiveDoor
+from relay.ingress.redis_door import Bounds, IngestDoor, LiveDoor
 from relay.ingress.sources import Source
 from relay.ingress.sources_file import load_sources
 from relay.ingress.sqs_door import Queue, SqsDoor, check_retention, queue_reader
 from relay.settings import Settings, SettingsError
 
 __all__ = [
-    "IngestDoor", "LiveDoor", "Queue", "Source", "SqsDoor", "check_retention", "load_sources",
-    "open_queue", "queue_reader",
+    "Bounds", "IngestDoor", "LiveDoor", "Queue", "Source", "SqsDoor", "check_retention",
+    "load_sources", "open_queue", "queue_reader",
 ]  # fmt: skip
 
 

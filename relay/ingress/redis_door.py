@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from relay import events, logs, metrics, users, wire
@@ -31,14 +31,23 @@ _CRASH_PAUSE_S: Final = 2.0
 _WAITING: Final = "ingest waits for redis"
 
 
+class Bounds(NamedTuple):
+    """What a backend's event may take in bytes: its ``custom`` (0 = no limit) and all of it."""
+
+    custom: int = events.CUSTOM_LIMIT
+    event: int = 1_048_576
+
+
+USUAL: Final = Bounds()
+
+
 def backend_event(
     text: bytes,
     now_ns: int,
+    bounds: Bounds,
     *,
     event_id: str,
     sender: str,
-    custom_limit: int,
-    max_bytes: int,
     volatile: bool = False,
 ) -> Event:
     """Build the event that a backend wrote as JSON: ``call_cid``, and what it likes of the rest.
@@ -47,14 +56,14 @@ def backend_event(
     ``user.id``) and nothing more. ``event_id`` is used when the text brings none. Raises
     ``BadInput`` or ``TooLarge``.
     """
-    if len(text) > max_bytes:
-        raise TooLarge(f"the event has more than {max_bytes} bytes", reason="body_too_large")
+    if len(text) > bounds.event:
+        raise TooLarge(f"the event has more than {bounds.event} bytes", reason="body_too_large")
     body = wire.decode_object(text, "the event")
     if (given := body.get("event_id")) is not None:
         event_id = events.check_event_id(given)
     kind = events.check_event_type(body.get("type", "custom"))
     if kind == "custom":
-        events.check_custom(body.get("custom"), custom_limit)
+        events.check_custom(body.get("custom"), bounds.custom)
     created_ns = wire.parse_time(body["created_at"]) if "created_at" in body else now_ns
     user = User(id=_user_id(body), created_at=created_ns, updated_at=created_ns)
     shown = {
@@ -92,14 +101,11 @@ class LiveDoor:
         self,
         deliver: Callable[[str, bytes], None],
         clock: Clock,
-        *,
-        custom_limit: int = events.CUSTOM_LIMIT,
-        max_bytes: int = 1_048_576,
+        bounds: Bounds = USUAL,
     ) -> None:
         self._deliver = deliver
         self._clock = clock
-        self._custom_limit = custom_limit
-        self._max_bytes = max_bytes
+        self._bounds = bounds
         self._accepted = metrics.Tally(metrics.ACCEPTED.labels("live"))
         self._published = metrics.Tally(metrics.PUBLISHED.labels("live", "volatile"))
 
@@ -109,10 +115,9 @@ class LiveDoor:
             event = backend_event(
                 raw,
                 self._clock(),
+                self._bounds,
                 event_id=uuid4().hex,
                 sender="live",
-                custom_limit=self._custom_limit,
-                max_bytes=self._max_bytes,
                 volatile=True,
             )
         except Refused as error:
@@ -137,17 +142,15 @@ class IngestDoor:
         door: Door,
         inbox: Inbox,
         clock: Clock,
+        bounds: Bounds = USUAL,
         *,
-        custom_limit: int = events.CUSTOM_LIMIT,
-        max_bytes: int = 1_048_576,
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._door = door
         self._inbox = inbox
         self._clock = clock
-        self._custom_limit = custom_limit
-        self._max_bytes = max_bytes
+        self._bounds = bounds
         self._sleep = sleep
         self._patience = Patience(rng, sleep)
         self._tasks = Tasks("ingest")
@@ -184,10 +187,9 @@ class IngestDoor:
             event = backend_event(
                 entry.text,
                 self._clock(),
+                self._bounds,
                 event_id=f"ingest:{entry.id}",
                 sender="ingest",
-                custom_limit=self._custom_limit,
-                max_bytes=self._max_bytes,
             )
         except Refused as error:
             self._door.refused(error)

@@ -8,17 +8,16 @@ as who may write to Redis is. What is no event is counted, logged without its co
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from relay import logs, metrics
 from relay.doors import Door
-from relay.errors import BadInput, Refused, Unavailable
+from relay.errors import Refused, Unavailable
 from relay.http import Clock
 from relay.ingress.patience import Patience
+from relay.ingress.queue_bodies import body_of
 from relay.ingress.sources import Accepted, Source, StreamSource
 from relay.registry import Registry
 from relay.settings import SettingsError
@@ -108,22 +107,6 @@ def queue_reader(sources: Mapping[str, Source], api_key: str, freshness_s: float
         f"RELAY_INGEST_SQS_API_KEY={api_key!r} is no key that Stream's webhooks come under: "
         "list it in RELAY_KEYS or in a source of RELAY_SOURCES"
     )
-
-
-def body_of(text: str) -> bytes:
-    """Return the body in a message: the message itself when it is JSON, or what base64 hides.
-
-    It may still be gzip. Raises ``BadInput``.
-    """
-    text = text.strip()
-    if text.startswith("{"):
-        return text.encode("utf-8", "surrogatepass")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadInput(
-            "the message must be JSON, base64 of JSON or base64 of its gzip", reason="bad_base64"
-        ) from None
 
 
 class SqsDoor:

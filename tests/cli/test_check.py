@@ -60,6 +60,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("appendonly", "no")
+        client.config_set("maxmemory", 0)
         client.replicaof("no", "one")
 
 
@@ -102,6 +103,7 @@ def queue() -> Iterator[dict[str, str]]:
     ("change", "said"),
     [
         ({}, "ok:   queue: it keeps messages for 3600 s"),
+        ({}, "warn: queue: without RELAY_REDIS_URL a restart forgets which events came"),
         (
             {"RELAY_DEDUPE_WINDOW": "3599", "RELAY_WEBHOOK_FRESHNESS": "60"},
             "fail: the queue of RELAY_INGEST_SQS_URL keeps messages for 3600 s, over RELAY_DEDUPE_",
@@ -116,6 +118,15 @@ def test_the_queue_is_asked_how_long_it_keeps_messages(
     answer = relay("check", **GOOD | queue | change)
     assert said in answer.output
     assert answer.exit_code == int(said.startswith("fail"))
+
+
+def test_with_redis_a_restart_forgets_no_repeats(
+    relay: Relay, queue: dict[str, str], redis_url: str, client: redis.Redis
+) -> None:
+    client.config_set("appendonly", "yes")
+    answer = relay("check", "--redis-url", redis_url, **GOOD | queue)
+    assert "ok:   queue: it keeps" in answer.output
+    assert "warn:" not in answer.output
 
 
 def test_calls_spread_otherwise_fail(relay: Relay, redis_url: str, client: redis.Redis) -> None:
@@ -138,6 +149,18 @@ def test_eviction_and_a_missing_log_are_warnings(
     assert answer.exit_code == 0
     assert "warn: maxmemory-policy allkeys-lru" in answer.output
     assert "warn: appendonly is off" in answer.output
+
+
+def test_hooks_that_may_be_owed_more_than_redis_holds_are_a_warning(
+    relay: Relay, redis_url: str, client: redis.Redis
+) -> None:
+    bounds = {"RELAY_OUTBOX_BYTES": str(3 << 20), "RELAY_DEAD_LETTER_BYTES": str(1 << 20)}
+    for limit, is_short in ((0, False), (1024 << 20, False), (1023 << 20, True)):
+        client.config_set("maxmemory", limit)
+        answer = relay("check", RELAY_REDIS_URL=redis_url, **GOOD | bounds)
+        said = "warn: maxmemory is 1023 MiB, but hooks that are away may be owed 1024 MiB"
+        assert (said in answer.output) == ("maxmemory is" in answer.output) == is_short
+        assert answer.exit_code == 0
 
 
 def test_a_replica_fails(relay: Relay, redis_url: str, client: redis.Redis) -> None:

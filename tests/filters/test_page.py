@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from relay import calls
 from relay.broker import finding, rules
 from relay.filters import CALLS, MEMBERS, USERS, Schema, reading, schemas
 from relay.filters.conditions import CHECKS
@@ -52,7 +53,7 @@ def test_every_operator_is_listed() -> None:
         f"| {reading.TEXT_MOST} characters; to complete {reading.AUTOCOMPLETE_MOST} |",
         f"| {finding.RECORDS_MOST}, and {finding.BYTES_MOST >> 20} MiB of them in Redis |",
         f"| {finding.QUERY_S:g} s, then 503 |",
-        f"one record of at most {rules.CALL_BYTES >> 10} KiB, with at most {rules.MEMBERS_MOST}",
+        f"one record of at most {rules.CALL_BYTES >> 10} KiB, with at most {calls.MEMBERS_MOST}",
         f"away for {rules.GUEST_LIFE_S // 3600} hours",
     ],
 )

@@ -16,21 +16,19 @@ from relay.doors import Door
 from relay.errors import BadInput, TooLarge, Unavailable
 from relay.events import Event, Publication
 from relay.ingress import IngestDoor, LiveDoor
-from relay.ingress.redis_door import backend_event
+from relay.ingress.redis_door import Bounds, backend_event
 from tests.edges import NOW_NS, AwayBroker, Clock, counted, refused
 
 pytestmark = pytest.mark.anyio
 
 
-def event(text: bytes | dict[str, Any], **more: Any) -> Event:
-    given: dict[str, Any] = {
-        "event_id": "minted",
-        "sender": "ingest",
-        "custom_limit": 5120,
-        "max_bytes": 10_000,
-    }
+BOUNDS = Bounds(custom=5120, event=10_000)
+
+
+def event(text: bytes | dict[str, Any], bounds: Bounds = BOUNDS, **more: Any) -> Event:
+    given: dict[str, Any] = {"event_id": "minted", "sender": "ingest"}
     raw = text if isinstance(text, bytes) else wire.encode(text)
-    return backend_event(raw, NOW_NS, **given | more)
+    return backend_event(raw, NOW_NS, bounds, **given | more)
 
 
 def shown(text: bytes | dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +114,9 @@ def test_size_is_bounded_as_a_whole_and_in_custom() -> None:
     big = {"call_cid": "a:b", "custom": {"n": "x" * 6000}}
     with pytest.raises(TooLarge, match="limit is 5120"):
         event(big)
-    assert event(big, custom_limit=0)
+    assert event(big, Bounds(custom=0))
     with pytest.raises(TooLarge, match="more than 100 bytes"):
-        event(big, custom_limit=0, max_bytes=100)
+        event(big, Bounds(custom=0, event=100))
 
 
 # -- the live channel ---------------------------------------------------------------------------

@@ -13,9 +13,11 @@ import anyio
 import httpx
 import pytest
 
+from relay.broker.keyspace import Keyspace
 from tests import ledger
 from tests.cloud import Cloud
 from tests.integration.doors import post_webhook, webhook
+from tests.integration.stepped import SOME, STEPS, SteppedRelay
 from tests.ledger import Ledger
 from tests.processes import API_KEY, RelayProcess
 from tests.redis_server import RedisServer
@@ -140,6 +142,85 @@ async def test_what_the_queue_took_while_the_relay_was_down_comes_after_the_star
             (await ledger.read(relay)).check()
 
 
+@pytest.mark.parametrize("first", ["webhook", "queue"])
+async def test_the_second_copy_is_known_after_a_restart_of_the_relay_and_of_redis(
+    first: str, queue: StreamsQueue, redis: RedisServer
+) -> None:
+    settings = {"redis_url": redis.url, **queue.settings}
+    body = webhook(CID, {"n": 1})
+    with RelayProcess(**settings) as before:
+        if first == "webhook":
+            assert (await post_webhook(before, body)).json()["status"] == "published"
+        else:
+            await queue.put(FORMS["raw"](body))
+            await queue.until(0, 0)
+    redis.kill()
+    redis.start()
+    with RelayProcess(**settings) as after:
+        if first == "webhook":
+            await queue.put(FORMS["raw"](body))
+            await until_counted(after, 1, "relay_events_duplicate_total", door="sqs")
+        else:
+            assert (await post_webhook(after, body)).json()["status"] == "duplicate"
+        await queue.until(0, 0)
+        assert await in_order(after) == [1]
+        (await ledger.read(after)).check()
+
+
+def let_hours_pass(redis: RedisServer, window_s: float) -> None:
+    """Do to a call that is idle what its age does within the window for repeats."""
+    meta, history = Keyspace("relay:").of_order(CID)
+    with redis.client() as client:
+        assert client.delete(history) == 1
+        assert client.pttl(meta) > window_s * 1000
+
+
+async def test_after_an_outage_of_hours_watchers_go_on_from_their_position(
+    queue: StreamsQueue, redis: RedisServer
+) -> None:
+    settings = {"redis_url": redis.url, "history_age": 60, **queue.settings}
+    with RelayProcess(**settings) as before:
+        async with connected(before, "john") as john:
+            await john.watch(CID)
+            assert (await post_webhook(before, webhook(CID, {"n": 0}))).status_code == 200
+            (seen,) = await john.until_count(1)
+    redis.kill()
+    redis.start()
+    await queue.put(*(FORMS["gzip"](webhook(CID, {"n": n})) for n in range(1, 25)))
+    let_hours_pass(redis, window_s=7200)
+    with RelayProcess(**settings) as after:
+        async with connected(after, "john") as john, connected(after, "jane") as jane:
+            assert (await john.watch(CID, seen))["recovered"] is True
+            await queue.until(0, 0)
+            assert (await jane.watch(CID, seen))["recovered"] is True
+            for watcher in (john, jane):
+                await watcher.until_count(24)
+                assert numbers(watcher) == list(range(1, 25))
+                assert watcher.offsets == list(range(2, 26))
+        (await ledger.read(after)).check()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("raw_delivery", ["false", "true"])
+async def test_a_topic_of_sns_that_the_queue_is_subscribed_to_does_as_well(
+    raw_delivery: str, form: str, queue: StreamsQueue
+) -> None:
+    sns = queue.cloud.sns
+    topic = (await sns.create_topic(Name=f"stream-{time.time_ns()}"))["TopicArn"]
+    await queue.cloud.subscribe(queue.url, topic, RawMessageDelivery=raw_delivery)
+    bodies = [webhook(CID, {"n": n}) for n in range(3)]
+    with RelayProcess(**queue.settings) as relay:
+        assert (await post_webhook(relay, bodies[0])).json()["status"] == "published"
+        for body in bodies:
+            await sns.publish(TopicArn=topic, Message=FORMS[form](body))
+        await until_counted(relay, 3, "relay_events_accepted_total", door="sqs")
+        await queue.until(0, 0)
+        assert sorted(await in_order(relay)) == [0, 1, 2]
+        books = await ledger.read(relay)
+        assert books.total("relay_events_duplicate_total", door="sqs") == 1
+        books.check()
+
+
 async def test_one_reader_keeps_the_order_of_the_queue(queue: StreamsQueue) -> None:
     await queue.put(*(FORMS["raw"](webhook(CID, {"n": n})) for n in range(25)))
     with RelayProcess(**queue.settings) as relay:
@@ -179,6 +260,42 @@ async def test_a_relay_that_stops_while_redis_is_away_gives_back_what_it_holds(
     with RelayProcess(**settings, **queue.settings) as heir:
         await queue.until(0, 0)
         assert await in_order(heir) == list(range(5))
+
+
+PUBLISHED: Final = dict(zip(STEPS, (0, SOME, 10, 10), strict=True))
+"""What a process has published of its batch of ten when it dies at a step."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_what_a_process_had_that_was_killed_at_any_step_another_publishes_once(
+    step: str, queue: StreamsQueue, redis: RedisServer
+) -> None:
+    await queue.put(*(FORMS["raw"](webhook(CID, {"n": n})) for n in range(13)))
+    deleted = SOME if step == "some deleted" else 0
+    settings = {"redis_url": redis.url, **queue.settings}
+    with RelayProcess(redis_url=redis.url) as door:
+        async with connected(door, "john") as john:
+            await john.watch(CID)
+            with SteppedRelay(step, **settings) as victim:
+                await anyio.to_thread.run_sync(victim.wait_for_step)
+                await john.until_count(PUBLISHED[step])
+                assert sum(await queue.counts()) == 13 - deleted
+                with RelayProcess(**settings) as heir:
+                    await anyio.to_thread.run_sync(victim.kill)
+                    await queue.until(0, 0)
+                    books = await ledger.read(heir)
+            assert books.doors("sqs") == {
+                "accepted": 13 - deleted,
+                "published": 13 - PUBLISHED[step],
+                "duplicate": PUBLISHED[step] - deleted,
+                "failed": 0,
+            }
+            books.check()
+            await john.until_count(13)
+            assert sorted(numbers(john)) == list(range(13))
+            assert john.offsets == list(range(1, 14))
+        assert sorted(await in_order(door)) == list(range(13))
+        (await ledger.read(door)).check()
 
 
 async def test_what_is_no_event_does_not_stop_the_rest(queue: StreamsQueue) -> None:
