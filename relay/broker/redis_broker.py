@@ -281,6 +281,10 @@ class RedisBroker:
         """Stop handing over publications of ``cid``."""
         self._subscriber.unsubscribe(cid)
 
+    def partition(self, cid: str) -> int:
+        """Return the partition of a call: all calls of one are kept by the same server."""
+        return self.keyspace.partition(cid)
+
     async def positions(self, cids: Sequence[str]) -> list[Position]:
         """Return the calls' positions, in the order given; a call never used before gets one."""
         by_partition: defaultdict[int, list[str]] = defaultdict(list)
