@@ -88,6 +88,9 @@ RECOVERIES: Final = Counter(
 TICKETS: Final = Counter(
     "relay_tickets", "Tickets of sockets that watched over HTTP, by what became of them.", ["what"]
 )
+ROSTERS_UNREAD: Final = Counter(
+    "relay_rosters_unread", "Lists of watchers left out because another version wrote them."
+)
 COMPARED: Final = Gauge(
     "relay_positions_compared_timestamp_seconds",
     "When the watched call that waits longest published or had its position compared last.",
