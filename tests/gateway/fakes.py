@@ -318,6 +318,7 @@ class FakeWatcher:
         self.room = asyncio.Event()
         self.room.set()
         self.writes: list[bytes] = []
+        self.aborted: list[str] = []
 
     def deliver(self, batch: Batch) -> int:
         data = batch.kept if self.is_slow else batch.everything
@@ -328,6 +329,10 @@ class FakeWatcher:
     def write(self, data: bytes) -> None:
         if self.is_open:
             self.writes.append(data)
+
+    def abort(self, why: str) -> None:
+        self.is_open = False
+        self.aborted.append(why)
 
     async def drained(self) -> None:
         await self.room.wait()
