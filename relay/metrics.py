@@ -89,6 +89,14 @@ RECOVERIES: Final = Counter(
 TICKETS: Final = Counter(
     "relay_tickets", "Tickets of sockets that watched over HTTP, by what became of them.", ["what"]
 )
+ROSTERS_UNREAD: Final = Counter(
+    "relay_rosters_unread", "Lists of watchers left out because another version wrote them."
+)
+COMPARED: Final = Gauge(
+    "relay_positions_compared_timestamp_seconds",
+    "When the watched call that waits longest published or had its position compared last.",
+    multiprocess_mode="livemin",
+)
 HISTORY_READS: Final = Counter("relay_history_reads", "Pages of history read from the broker.")
 REDIS_UP: Final = Gauge(
     "relay_redis_up", "Whether the connections to Redis stand.", multiprocess_mode="min"
@@ -114,6 +122,9 @@ CANARY_SECONDS: Final = Histogram(
 )
 CANARIES_MISSED: Final = Counter(
     "relay_canaries_missed", "Subscriptions made anew because a canary did not come back."
+)
+BACKGROUND_FAILURES: Final = Counter(
+    "relay_background_failures", "Failures of background work that nobody foresaw; it goes on."
 )
 
 ATTEMPTS: Final = Counter(

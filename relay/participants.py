@@ -91,7 +91,7 @@ class Participants:
 
     def start(self) -> None:
         """Begin to look after the seats."""
-        self._tasks.spawn(self._mark_vacated())
+        self._tasks.keep(self._mark_vacated, "marking seats that were left")
         self._tasks.spawn(self._look_after())
 
     async def aclose(self) -> None:
@@ -204,19 +204,17 @@ class Participants:
         """Make the seats that sockets of this process have left due, until it is done."""
         failures = 0
         while True:
+            while batch := set(sorted(self._vacated)[:AT_ONCE]):
+                try:
+                    await self._sessions.mark(batch, self._grace_s)
+                except Unavailable:
+                    failures += 1
+                    await asyncio.sleep(backoff(failures, self._random))
+                else:
+                    failures = 0
+                    self._vacated -= batch
             await self._news.wait()
             self._news.clear()
-            batch = set(sorted(self._vacated)[:AT_ONCE])
-            try:
-                await self._sessions.mark(batch, self._grace_s)
-            except Unavailable:
-                failures += 1
-                await asyncio.sleep(backoff(failures, self._random))
-            else:
-                failures = 0
-                self._vacated -= batch
-            if self._vacated:
-                self._news.set()
 
     async def _look_after(self) -> None:
         """Look at seats whenever this process holds the lease; start over after any trouble."""

@@ -6,15 +6,24 @@ Whoever starts work in the background keeps it in a ``Tasks`` and closes that wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from relay import logs
+from relay import logs, metrics
 from relay.errors import RelayError, Unavailable
+from relay.retry import backoff
 
 log = logs.get(__name__)
+
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 5.0
+STEADY_AFTER_S: Final = 60.0
+"""Work that went on for so long has recovered: its next failure begins a new row of them."""
+
 T = TypeVar("T")
+_jitter = random.Random()  # noqa: S311 - jitter, not secrets
 
 
 class Tasks:
@@ -34,6 +43,31 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
+    def keep(self, work: Callable[[], Coroutine[Any, Any, None]], what: str) -> asyncio.Task[None]:
+        """Do ``work`` until it returns, from its beginning again whenever it fails.
+
+        Each failure is logged and counted, and followed by a pause: 0.1 s, doubling up to 5 s.
+        ``work`` leaves what it was at so that it can begin again; ``what`` names it in the log.
+        """
+        return self.spawn(self._keep(work, what))
+
+    async def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+        loop, failures = asyncio.get_running_loop(), 0
+        while True:
+            began = loop.time()
+            try:
+                return await work()
+            except Exception as error:
+                failures = 1 if loop.time() - began > STEADY_AFTER_S else failures + 1
+                metrics.BACKGROUND_FAILURES.inc()
+                log.error(
+                    "background work failed and begins again",
+                    owner=self._owner, what=what, failures=failures, exc_info=error,
+                )  # fmt: skip
+            await asyncio.sleep(
+                backoff(failures, _jitter, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
+            )
+
     async def aclose(self) -> None:
         """Cancel what still runs, and what that starts as it ends, and wait until it has ended."""
         while tasks := self._tasks - {asyncio.current_task()}:
@@ -47,6 +81,7 @@ class Tasks:
         if task.cancelled() or (error := task.exception()) is None:
             return
         if not isinstance(error, RelayError):  # those are for whoever waits for the task
+            metrics.BACKGROUND_FAILURES.inc()
             log.error("background task failed", owner=self._owner, exc_info=error)
 
 

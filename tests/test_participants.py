@@ -413,20 +413,23 @@ class Forgetful(MemorySessions):
     """Sessions in a Redis that is away a few times when seats are marked."""
 
     failing = 0
+    trouble: type[Exception] = Unavailable
 
     async def mark(self, seats: Any, after_s: float) -> None:
         if self.failing:
             self.failing -= 1
-            raise Unavailable("away")
+            raise self.trouble("away")
         await super().mark(seats, after_s)
 
 
+@pytest.mark.parametrize("trouble", [Unavailable, ValueError])
 async def test_a_vacated_seat_is_marked_when_redis_is_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, trouble: type[Exception]
 ) -> None:
     await world.service.aclose()
     monkeypatch.setattr(participants, "AT_ONCE", 2)
     world.sessions = Forgetful(world.clock)
+    world.sessions.trouble = trouble
     world.service = world.make()
     world.service.start()
     for user_id in ("ann", "bob", "joe"):

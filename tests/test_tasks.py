@@ -6,10 +6,23 @@ import asyncio
 
 import pytest
 
+from relay import metrics
 from relay.errors import Unavailable
-from relay.tasks import Tasks, together, within
+from relay.tasks import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    STEADY_AFTER_S,
+    Tasks,
+    together,
+    within,
+)
+from tests.gateway.fakes import FAKE_TIME
 
 pytestmark = pytest.mark.anyio
+
+
+def failures() -> float:
+    return metrics.BACKGROUND_FAILURES._value.get()
 
 
 async def test_a_task_is_kept_until_it_ends() -> None:
@@ -89,6 +102,66 @@ async def test_a_failure_is_logged_unless_it_is_for_whoever_waits(
     assert logged.count("background task failed") == 1
     assert "a bug" in logged
     assert "the test" in logged
+
+
+async def test_what_is_kept_begins_again_after_each_failure_and_each_is_logged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tasks, begun = Tasks("the test"), 0
+    before = failures()
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            raise ValueError("a bug")
+        if begun == 2:
+            raise Unavailable("away")
+
+    await tasks.keep(work, "working")
+    assert begun == 3
+    logged = capsys.readouterr().out
+    assert logged.count("background work failed and begins again") == 2
+    assert "a bug" in logged
+    assert "working" in logged
+    assert failures() == before + 2
+
+
+async def test_what_is_kept_ends_when_its_owner_does() -> None:
+    tasks, ended = Tasks("test"), []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    task = tasks.keep(work, "waiting")
+    await asyncio.sleep(0)
+    await tasks.aclose()
+    assert task.cancelled()
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("anyio_backend", [FAKE_TIME])
+async def test_the_pauses_of_what_is_kept_grow_until_it_has_lasted() -> None:
+    tasks, loop = Tasks("test"), asyncio.get_running_loop()
+    began: list[float] = []
+    lasts_s = 0.0
+
+    async def work() -> None:
+        began.append(loop.time())
+        await asyncio.sleep(lasts_s)
+        raise ValueError("a bug")
+
+    tasks.keep(work, "failing")
+    await asyncio.sleep(60)
+    assert began[1] - began[0] <= FIRST_PAUSE_S
+    assert LONGEST_PAUSE_S / 2 <= began[-1] - began[-2] <= LONGEST_PAUSE_S
+    lasts_s = STEADY_AFTER_S + 1
+    await asyncio.sleep(2 * LONGEST_PAUSE_S + lasts_s)
+    assert began[-1] - began[-2] <= lasts_s + FIRST_PAUSE_S
+    await tasks.aclose()
 
 
 async def test_a_wait_that_is_too_long_is_told_as_unavailable() -> None:

@@ -205,10 +205,16 @@ class Broker(Protocol):
         """Stop handing over publications of ``cid``."""
         ...
 
+    def partition(self, cid: str) -> int:
+        """Return the partition of a call: all calls of one are kept by the same server."""
+        ...
+
     async def positions(self, cids: Sequence[str]) -> list[Position]:
         """Return the calls' positions, in the order given; a call never used before gets one.
 
-        Asking keeps a call's position from expiring, so hubs ask for every call they watch.
+        Asking keeps a call's position from expiring, so hubs ask for every call they watch. There
+        is an answer for all or for none: ask for the calls of one partition at a time where some
+        may be out of reach.
         """
         ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from relay import logs, metrics
@@ -113,7 +114,7 @@ class Canaries:
 
     def start(self) -> None:
         """Send canaries from now on."""
-        self._tasks.spawn(self._run())
+        self._tasks.keep(self._run, "sending canaries")
 
     async def aclose(self) -> None:
         """Send no more."""
@@ -155,7 +156,7 @@ class Canaries:
         wanted = set(self._cids())
         for cid in wanted - self._canaries.keys():
             self._canaries[cid] = Canary(now)
-            self._tasks.spawn(self._subscribe(cid))
+            self._tasks.keep(partial(self._subscribe, cid), "subscribing to a canary")
         for cid in self._canaries.keys() - wanted:
             del self._canaries[cid]
             self._subscriptions.unsubscribe(cid)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections.abc import Callable, Iterable
+from functools import partial
 from operator import attrgetter
 from random import Random
 from typing import Final
@@ -180,7 +181,7 @@ class ClusterLinks:
         metrics.REDIS_DETOURS.labels(said.partition(" ")[0].lower()).inc()
         detour = self._detours[slot] = Detour(said, self._addresses[link])
         detour.add(link.withdraw(slot))
-        self._tasks.spawn(self._lead(slot, detour, link))
+        self._tasks.keep(partial(self._lead, slot, detour, link), "leading a detour")
         return detour
 
     async def _lead(self, slot: int, detour: Detour, source: Link) -> None:
@@ -197,7 +198,8 @@ class ClusterLinks:
             detour.waiting = [request for request in detour.waiting if not request.reply.done()]
             if target is None or not detour.waiting:
                 continue
-            if await detour.ran(detour.waiting.pop(0), self._link(target), asking=asking):
+            way = self._link(target)
+            if await detour.ran(detour.waiting.pop(0), way, asking=asking):
                 failures = 0
                 if not asking and self._map.owner(slot) == target:
                     break

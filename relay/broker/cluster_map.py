@@ -71,7 +71,7 @@ class ClusterMap:
     async def start(self) -> None:
         """Read the map, and keep it true from now on; raises ``Unavailable``."""
         await self._read()
-        self._tasks.spawn(self._keep())
+        self._tasks.keep(self._keep, "reading the map of the cluster")
 
     async def aclose(self) -> None:
         """Stop reading."""

@@ -69,11 +69,11 @@ class Keeper:
     async def start(self) -> None:
         """Connect, and keep connected from now on; raises ``Unavailable``."""
         await self._connect()
-        self._tasks.spawn(self._keep())
+        self._tasks.keep(self._keep, "keeping the connection")
 
     def start_soon(self) -> None:
         """Connect as soon as that is possible, and keep connected from then on."""
-        self._tasks.spawn(self._connect_and_keep())
+        self._tasks.keep(self._connect_and_keep, "keeping the connection")
 
     async def aclose(self) -> None:
         """Disconnect for good."""
@@ -92,7 +92,8 @@ class Keeper:
 
     async def _connect_and_keep(self) -> None:
         try:
-            await self._connect()
+            if self.connection is None and not self._lost.is_set():
+                await self._connect()
         except Unavailable as error:
             self._failures = 1
             log.warning("redis is away", link=self._name, reason=error.message)
@@ -140,8 +141,12 @@ class Keeper:
         self.connection = connection
         self._opened_at = asyncio.get_running_loop().time()
         self._lost.clear()
-        self._owner.on_open(connection)
-        self._changed()
+        try:
+            self._owner.on_open(connection)
+            self._changed()
+        except BaseException:
+            connection.abort("it could not be put to use")
+            raise
 
     def _on_closed(self, why: str) -> None:
         self.connection = None

@@ -227,6 +227,10 @@ class MemoryBroker:
         """Stop handing over publications of ``cid``."""
         self._subscribed.discard(cid)
 
+    def partition(self, cid: str) -> int:
+        """Return the one partition that there is."""
+        return 0
+
     async def positions(self, cids: Sequence[str]) -> list[Position]:
         """Return the calls' positions, in the order given."""
         now = self._clock()

@@ -39,7 +39,7 @@ from relay.broker.redis_messages import RedisMessages
 from relay.broker.redis_url import Place, Shape
 from relay.broker.requests import Commands
 from relay.broker.rules import PAGE_BYTES, PAGE_COUNT, call_life_s, given_window_s
-from relay.errors import Unavailable
+from relay.errors import RelayError, Unavailable
 from relay.events import Event, Position, Publication
 from relay.settings import SettingsError
 from relay.tasks import Tasks
@@ -166,8 +166,8 @@ class RedisBroker:
             await self.aclose()
             raise
         self._canaries.start()
-        self._tasks.spawn(self._keep_beating())
-        self._tasks.spawn(self._keep_checking_memory())
+        self._tasks.keep(self._keep_beating, "saying that this process lives")
+        self._tasks.keep(self._keep_checking_memory, "checking how Redis is set up")
 
     def _channels(self, live: Callable[[bytes], None]) -> dict[str, Callable[[bytes], None]]:
         return {
@@ -192,8 +192,7 @@ class RedisBroker:
         await self._deployment.aclose()
 
     async def _check_version(self) -> None:
-        info = str(await self.commands.request("INFO", "server"), "utf-8", "replace")
-        facts = dict(line.partition(":")[::2] for line in info.splitlines())
+        facts = _facts(await self.commands.request("INFO", "server"))
         version = facts.get("redis_version", "0")
         if int(version.partition(".")[0]) < OLDEST_REDIS:
             raise SettingsError(
@@ -282,6 +281,10 @@ class RedisBroker:
         """Stop handing over publications of ``cid``."""
         self._subscriber.unsubscribe(cid)
 
+    def partition(self, cid: str) -> int:
+        """Return the partition of a call: all calls of one are kept by the same server."""
+        return self.keyspace.partition(cid)
+
     async def positions(self, cids: Sequence[str]) -> list[Position]:
         """Return the calls' positions, in the order given; a call never used before gets one."""
         by_partition: defaultdict[int, list[str]] = defaultdict(list)
@@ -364,7 +367,8 @@ class RedisBroker:
         """Return who watches ``cid``, by process; processes that died are left out."""
         key = self.keyspace.roster(cid)
         texts = await self._of_the_living(key, self.commands.request("HGETALL", key))
-        return {node: msgspec.convert(wire.decode(text), Roster) for node, text in texts.items()}
+        read = {node: _roster(text) for node, text in texts.items()}
+        return {node: roster for node, roster in read.items() if roster is not None}
 
     async def set_connections(self, user_id: str, count: int) -> dict[str, int]:
         """Say how many sockets a user has on this process; return the numbers by process."""
@@ -408,32 +412,34 @@ class RedisBroker:
 
     async def _keep_checking_memory(self) -> None:
         while True:
-            try:
-                found = [
-                    policy
+            with contextlib.suppress(Unavailable):  # the canaries say so
+                found = {
+                    await self._memory_policy(partition)
                     for partition in self._deployment.partitions()
-                    if (policy := await self._memory_policy(partition)) != NO_EVICTION
-                ]
-                self._warn(sorted(set(found)))
-            except Unavailable:
-                pass  # the canaries say so
+                }
+                self._warn(found - {NO_EVICTION})
             await asyncio.sleep(MEMORY_CHECK_S)
 
-    async def _memory_policy(self, partition: int) -> str:
+    async def _memory_policy(self, partition: int) -> str | None:
+        """Return what a server does when memory is short, None when it does not tell."""
         slot = self.keyspace.slot(partition)
-        info = str(await self.commands.request("INFO", "memory", slot=slot), "utf-8", "replace")
-        return dict(line.partition(":")[::2] for line in info.splitlines())["maxmemory_policy"]
+        return _facts(await self.commands.request("INFO", "memory", slot=slot)).get(
+            "maxmemory_policy"
+        )
 
-    def _warn(self, policies: list[str]) -> None:
-        warnings = tuple(
+    def _warn(self, policies: Collection[str | None]) -> None:
+        evicting = sorted(policy for policy in policies if policy is not None)
+        warnings = [
             f"maxmemory-policy is {policy}: Redis may drop history and positions when memory is "
             f"short: set {NO_EVICTION}"
-            for policy in policies
-        )
+            for policy in evicting
+        ]
+        if None in policies:
+            warnings.append(f"Redis does not tell maxmemory-policy: see that it is {NO_EVICTION}")
         for warning in set(warnings) - set(self._warnings):
-            log.warning("redis is set up to lose data", reason=warning)
-        self._warnings = warnings
-        metrics.REDIS_EVICTS.set(bool(warnings))
+            log.warning("redis is perhaps set up to lose data", reason=warning)
+        self._warnings = tuple(warnings)
+        metrics.REDIS_EVICTS.set(bool(evicting))
 
     async def _beat(self) -> bool:
         """Say that this process is alive; tell whether the others had taken it for dead."""
@@ -455,6 +461,20 @@ class RedisBroker:
             if was_dead and self._listener is not None and (cids := self._subscriber.cids):
                 log.warning("the others had taken this process for dead", node=self._node)
                 self._listener.on_interrupted(cids)
+
+
+def _facts(info: bytes) -> dict[str, str]:
+    """Read what ``INFO`` answers."""
+    return dict(line.partition(":")[::2] for line in str(info, "utf-8", "replace").splitlines())
+
+
+def _roster(text: bytes) -> Roster | None:
+    """Read a roster; None for one of another version that this one does not understand."""
+    try:
+        return msgspec.convert(wire.decode(text), Roster)
+    except (RelayError, msgspec.ValidationError):
+        metrics.ROSTERS_UNREAD.inc()
+        return None
 
 
 def _replicas(limits: Limits) -> Replicas | None:

@@ -32,6 +32,8 @@ ANSWERING_BOUND: Final = 1000
 """Questions of others that may be answered at once; who asks beyond that gets no answer."""
 NOTICES_KEPT: Final = 1000
 NOTICES_KEPT_S: Final = 3600.0
+SEEN_MOST: Final = 2 * NOTICES_KEPT
+"""Of the last ones it is known that they were seen; Redis trims a little later than it is told."""
 
 
 class _Tell(msgspec.Struct, tag="tell", frozen=True):
@@ -74,7 +76,8 @@ class RedisMessages:
         self._numbers = itertools.count(1)
         self._asked: dict[str, asyncio.Future[bytes]] = {}
         self._is_listening = False
-        self._last_notice = "0-0"
+        # Not by how high an id is: after a failover that lost some they may begin lower again.
+        self._seen: dict[tuple[str, bytes], None] = {}
         self._reading: asyncio.Task[None] | None = None
         self._unread = False
         self._random = random.Random()  # noqa: S311 - jitter, not secrets
@@ -152,18 +155,15 @@ class RedisMessages:
 
     async def start(self) -> None:
         """Learn which notices are older than this process; raises ``Unavailable``."""
-        reply = await self._commands.request(
-            "XREVRANGE", self._keyspace.notices, "+", "-", "COUNT", 1
-        )
-        if reply:
-            self._last_notice = reply[0][0].decode()
+        for entry, notice in await self._kept():
+            self._is_new(entry, notice)
 
     def changed(self, *, listening: bool) -> None:
         """Learn whether messages arrive; read up on the notices that did not."""
         if listening and not self._is_listening:
             self._unread = True
             if self._reading is None:
-                self._reading = self._desk.tasks.spawn(self._read_up())
+                self._reading = self._desk.tasks.keep(self._read_up, "reading up on notices")
         self._is_listening = listening
 
     def _notice(self, entry: str, notice: bytes) -> None:
@@ -173,34 +173,39 @@ class RedisMessages:
         """
         if self._reading is not None:
             self._unread = True
-        elif _place(entry) > _place(self._last_notice):
-            self._last_notice = entry
+        elif self._is_new(entry, notice):
             self._desk.noticed(notice)
 
+    def _is_new(self, entry: str, notice: bytes) -> bool:
+        """Note that a notice was seen; tell whether it had not been."""
+        key = (entry, notice)
+        if key in self._seen:
+            return False
+        self._seen[key] = None
+        if len(self._seen) > SEEN_MOST:
+            del self._seen[next(iter(self._seen))]
+        return True
+
+    async def _kept(self) -> list[tuple[str, bytes]]:
+        """Return the notices that are kept, by the ids of their entries."""
+        entries = await self._commands.request("XRANGE", self._keyspace.notices, "-", "+")
+        return [(entry.decode(), fields[1]) for entry, fields in entries]
+
     async def _read_up(self) -> None:
-        """Hand over the notices since the last one, until none has come meanwhile."""
+        """Hand over the notices that were missed, until none has come meanwhile."""
         failures = 0
-        try:
-            while self._unread:
-                self._unread = False
-                try:
-                    entries = await self._commands.request(
-                        "XRANGE", self._keyspace.notices, f"({self._last_notice}", "+"
-                    )
-                except Unavailable as error:
-                    failures += 1
-                    self._unread = True
-                    log.info("notices may be missing", reason=error.message)
-                    await asyncio.sleep(backoff(failures, self._random))
-                    continue
-                for entry, fields in entries:
-                    self._last_notice = entry.decode()
-                    self._desk.noticed(fields[1])
-        finally:
-            self._reading = None
-
-
-def _place(entry: str) -> tuple[int, int]:
-    """Return the id of an entry as numbers, which compare."""
-    milliseconds, _, number = entry.partition("-")
-    return int(milliseconds), int(number)
+        while self._unread:
+            self._unread = False
+            try:
+                for entry, notice in await self._kept():
+                    if self._is_new(entry, notice):
+                        self._desk.noticed(notice)
+            except Unavailable as error:
+                failures += 1
+                self._unread = True
+                log.info("notices may be missing", reason=error.message)
+                await asyncio.sleep(backoff(failures, self._random))
+            except BaseException:
+                self._unread = True
+                raise
+        self._reading = None

@@ -44,7 +44,7 @@ class Sentinels:
 
     def start(self) -> None:
         """Follow what the sentinels announce."""
-        self._tasks.spawn(self._follow())
+        self._tasks.keep(self._follow, "following the sentinels")
 
     async def aclose(self) -> None:
         """Stop following."""
@@ -72,8 +72,12 @@ class Sentinels:
                 return await self._ask(sentinel)
             except Unavailable as error:
                 reasons.append(error.message)
-                self._sentinels.append(self._sentinels.pop(0))
+                self._ask_another()
         raise Unavailable(f"no sentinel knows {self._primary}: {'; '.join(reasons)}")
+
+    def _ask_another(self) -> None:
+        """Let the next question go to the sentinel that was not asked for longest."""
+        self._sentinels.append(self._sentinels.pop(0))
 
     async def _ask(self, sentinel: Address) -> Address:
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._primary)
@@ -96,7 +100,10 @@ class Sentinels:
             except Unavailable as error:
                 failures += 1
                 log.warning("no sentinel to listen to", reason=error.message)
-                self._sentinels.append(self._sentinels.pop(0))
+                self._ask_another()
+            except Exception:
+                self._ask_another()
+                raise
             await asyncio.sleep(backoff(max(1, failures), self._random))
 
     async def _listen(self, sentinel: Address) -> None:

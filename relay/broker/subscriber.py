@@ -112,12 +112,12 @@ class Subscriber:
     async def start(self) -> None:
         """Connect; raises ``Unavailable``."""
         await self._keeper.start()
-        self._tasks.spawn(self._watch_silence())
+        self._tasks.keep(self._watch_silence, "watching for silence")
 
     def start_soon(self) -> None:
         """Connect as soon as the server can be reached."""
         self._keeper.start_soon()
-        self._tasks.spawn(self._watch_silence())
+        self._tasks.keep(self._watch_silence, "watching for silence")
 
     async def aclose(self) -> None:
         """Disconnect."""
@@ -299,7 +299,7 @@ class Subscriber:
             task.cancel()
 
     def _resubscribe(self, channels: list[bytes]) -> None:
-        task = self._tasks.spawn(self._subscribe_again(channels))
+        task = self._tasks.keep(partial(self._subscribe_again, channels), "subscribing again")
         self._resubscribing.add(task)
         task.add_done_callback(self._resubscribing.discard)
 

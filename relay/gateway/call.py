@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Final, Protocol
 
-from relay import metrics, wire
+from relay import logs, metrics, wire
 from relay.events import Position
 from relay.gateway.feed import Feed
 from relay.users import User
@@ -21,6 +21,7 @@ from relay.users import User
 if TYPE_CHECKING:
     from relay.gateway.recovery import HistoryReader
 
+log = logs.get(__name__)
 
 _send: Final = socket.socket.send
 
@@ -63,11 +64,30 @@ class Batch:
         if sum(sent) < len(data) * len(sent):
             for watcher, size in zip(audience.direct, sent, strict=True):
                 if size < len(data):
-                    watcher.write(data[size:])
+                    _write(watcher, data[size:])
         written = self.count * len(sockets)
         for watcher in audience.others:
-            written += watcher.deliver(self)
+            try:
+                written += watcher.deliver(self)
+            except Exception:  # noqa: BLE001 - it is logged there
+                _cut_off(watcher)
+                metrics.DROPPED.inc(self.count)
         return written
+
+
+def _write(watcher: Watcher, data: bytes) -> None:
+    """Write what the kernel did not take."""
+    try:
+        watcher.write(data)
+    except Exception:  # noqa: BLE001 - it is logged there
+        _cut_off(watcher)
+
+
+def _cut_off(watcher: Watcher) -> None:
+    """End a watcher that could not be written to: the others get theirs, and it comes back."""
+    log.exception("delivery failed", user_id=watcher.user.id)
+    metrics.BACKGROUND_FAILURES.inc()
+    watcher.abort("internal")
 
 
 class Changes:
@@ -155,6 +175,10 @@ class Watcher(Protocol):
         """Write frames that may not be dropped. Never waits, never comes back to the hub."""
         ...
 
+    def abort(self, why: str) -> None:
+        """Cut the peer off. Never waits, never comes back to the hub."""
+        ...
+
     async def drained(self) -> None:
         """Return once the unsent bytes are below the soft bound, or the connection is closed."""
         ...
@@ -231,11 +255,23 @@ class WatchedCall:
         return len(self._frames) == 1
 
     def flush(self) -> None:
-        """Write what has gathered to the live watchers, as they are now."""
+        """Write what has gathered to the live watchers, as they are now. Never raises.
+
+        Whatever goes wrong, what comes next is written; who may lack something is cut off.
+        """
         if not self._frames:
             return
-        batch = Batch(self._frames, self._volatile)
+        frames, volatile = self._frames, self._volatile
         self._frames, self._volatile = [], []
+        try:
+            self._write(Batch(frames, volatile))
+        except Exception:
+            log.exception("flush failed", cid=self.cid)
+            metrics.BACKGROUND_FAILURES.inc()
+            for watcher in self.live:
+                watcher.abort("internal")
+
+    def _write(self, batch: Batch) -> None:
         audience = self._audience
         if audience is None or audience.version != self._changes.count:
             audience = self._audience = Audience(self.live, self._changes)

@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections.abc import Collection
 from functools import partial
-from itertools import islice
 from typing import Final, NamedTuple
 
 from relay import logs, metrics, wire
@@ -19,6 +18,7 @@ from relay.broker import Broker, Unavailable
 from relay.events import Position
 from relay.gateway import frames
 from relay.gateway.call import Changes, WatchedCall, Watcher
+from relay.gateway.comparisons import Comparisons
 from relay.gateway.feed import Feed, Verdict
 from relay.gateway.recovery import HistoryReader, Page, Recovery
 from relay.gateway.watchers import WatcherBoard
@@ -29,10 +29,6 @@ log = logs.get(__name__)
 
 UNSUBSCRIBE_AFTER_S: Final = 1.0
 """A page reload must not cost an unsubscribe and a subscribe."""
-SILENCE_S: Final = (20.0, 28.0)
-"""After that long without a publication a call's position is compared: a lost tail shows itself."""
-CHECK_INTERVAL_S: Final = 1.0
-CHECK_BATCH: Final = 500
 REPAIRS_AT_ONCE: Final = 16
 WATCH_TIMEOUT_S: Final = 5.0
 
@@ -56,18 +52,19 @@ class Hub:
         self._random = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self._calls: dict[str, WatchedCall] = {}
         self._dirty: list[WatchedCall] = []
-        self._suspects: set[str] = set()
-        self._checking: asyncio.Task[None] | None = None
         self._tasks = Tasks("hub")
         self._repair_slots = asyncio.Semaphore(REPAIRS_AT_ONCE)
+        self._comparisons = Comparisons(
+            broker, self._calls, self._repair, self._tasks, self._random
+        )
         self._board = WatcherBoard(broker, self._calls, self._announce)
         self._received_kept = metrics.Tally(metrics.RECEIVED.labels("kept"))
         self._received_volatile = metrics.Tally(metrics.RECEIVED.labels("volatile"))
 
     async def start(self) -> None:
         """Begin to look after silent calls and lists of watchers."""
-        self._tasks.spawn(self._check_silent())
-        self._tasks.spawn(self._board.run())
+        self._tasks.keep(self._comparisons.run, "looking for silent calls")
+        self._tasks.keep(self._board.run, "telling who watches")
 
     async def aclose(self) -> None:
         """End every task. The sockets are the gateway's to close."""
@@ -174,7 +171,7 @@ class Hub:
             self._forget(call)
             raise
         call.feed = Feed(position)
-        self._heard(call)
+        self._comparisons.done(call)
         if call.arrived_early:
             self._repair(call)  # it may have come after the position was read
 
@@ -199,11 +196,6 @@ class Hub:
         except Unavailable as error:
             # The next connection to the broker begins without this subscription.
             log.info("unsubscribe failed", cid=cid, reason=error.message)
-
-    def _heard(self, call: WatchedCall) -> None:
-        """Note that the call's position was just compared with the broker's."""
-        call.heard_at = asyncio.get_running_loop().time()
-        call.patience = self._random.uniform(*SILENCE_S)
 
     # -- what arrives (broker.Listener) -----------------------------------------------------------
 
@@ -239,9 +231,7 @@ class Hub:
         for call in calls:
             if call.feed is None:
                 call.arrived_early = True
-        self._suspects.update(call.cid for call in calls)
-        if self._checking is None:
-            self._checking = self._tasks.spawn(self._check_suspects())
+        self._comparisons.suspect(call.cid for call in calls)
 
     def deliver_volatile(self, cid: str, body: bytes) -> None:
         """Hand a volatile event of this process's own door to the call's watchers here."""
@@ -294,48 +284,9 @@ class Hub:
                     break
         finally:
             call.repair = None
-        self._heard(call)
+        self._comparisons.done(call)
         metrics.REPAIRS.labels("lost" if lost else "filled").inc()
         log.info("gap closed", cid=call.cid, lost=lost, offset=call.position.offset)
-
-    async def _check_silent(self) -> None:
-        """Compare the position of every call that has been silent: a lost tail stays silent."""
-        while True:
-            await asyncio.sleep(CHECK_INTERVAL_S)
-            now = asyncio.get_running_loop().time()
-            silent = iter([c for c in self._calls.values() if now - c.heard_at > c.patience])
-            while batch := list(islice(silent, CHECK_BATCH)):
-                await self._compare(batch)
-
-    async def _check_suspects(self) -> None:
-        """Compare the positions of calls that were interrupted, until the broker has answered."""
-        failures = 0
-        try:
-            while batch := list(islice(self._suspects, CHECK_BATCH)):
-                self._suspects.difference_update(batch)
-                if await self._compare([self._calls[cid] for cid in batch if cid in self._calls]):
-                    failures = 0
-                    continue
-                self._suspects.update(batch)
-                failures += 1
-                await self._pause(failures)
-        finally:
-            self._checking = None
-
-    async def _compare(self, calls: list[WatchedCall]) -> bool:
-        """Repair the calls that are behind the broker; False when it did not answer."""
-        calls = [call for call in calls if call.feed is not None]
-        try:
-            positions = await self._broker.positions([call.cid for call in calls])
-        except Unavailable:
-            return False
-        for call, position in zip(calls, positions, strict=True):
-            self._heard(call)
-            # What came live meanwhile may have brought the feed beyond the answer.
-            behind = position.offset > call.position.offset or position.epoch != call.position.epoch
-            if behind and self._calls.get(call.cid) is call:
-                self._repair(call)
-        return True
 
     async def _pause(self, failures: int) -> None:
         await asyncio.sleep(backoff(failures, self._random))

@@ -95,8 +95,6 @@ class Quota:
         """Keep this process's numbers in the broker true, until cancelled."""
         failures = 0
         while True:
-            await self._news.wait()
-            self._news.clear()
             while batch := [self._changed.pop() for _ in range(min(AT_ONCE, len(self._changed)))]:
                 try:
                     await together(map(self._tell, batch))
@@ -106,3 +104,8 @@ class Quota:
                     failures += 1
                     log.info("numbers of sockets wait", reason=error.message)
                     await asyncio.sleep(backoff(failures, self._random))
+                except BaseException:
+                    self._changed.update(batch)
+                    raise
+            await self._news.wait()
+            self._news.clear()

@@ -232,8 +232,6 @@ class Returns:
         """Write what is to be kept of sockets that ended, until cancelled."""
         failures = 0
         while True:
-            await self._news.wait()
-            self._news.clear()
             while self._waiting:
                 try:
                     await self._write_some()
@@ -242,6 +240,8 @@ class Returns:
                     failures += 1
                     log.info("tickets wait", reason=error.message)
                     await asyncio.sleep(backoff(failures, self._random))
+            await self._news.wait()
+            self._news.clear()
 
     async def _write_some(self) -> None:
         await together(map(self._write, list(islice(self._waiting, AT_ONCE))))
@@ -319,6 +319,6 @@ class Returns:
         ticket = trail.ticket(self._broker.node, self._marks)
         try:
             await self._tickets.hold(connection.user.id, connection.connection_id, ticket)
-        except Unavailable:
+        except BaseException:
             trail.held_at = None
             raise

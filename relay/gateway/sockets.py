@@ -138,10 +138,10 @@ class Sockets:
     async def start(self) -> None:
         """Let the wheel turn, and answer other processes."""
         self._broker.receive(self._remote)
-        self.tasks.spawn(self.wheel.run())
-        self.tasks.spawn(self._quota.run())
-        self.tasks.spawn(self.returns.beat())
-        self.tasks.spawn(self.returns.write())
+        self.tasks.keep(self.wheel.run, "visiting sockets that are due")
+        self.tasks.keep(self._quota.run, "telling numbers of sockets")
+        self.tasks.keep(self.returns.beat, "telling how far sockets have come")
+        self.tasks.keep(self.returns.write, "writing tickets")
 
     async def drain(self, timeout_s: float, *, handover: bool = False) -> None:
         """Refuse new sockets, let the open ones go, and wait until they have or time is up.

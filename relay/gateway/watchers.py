@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from typing import Final
 
-from relay import logs, users
+from relay import logs, metrics, users
 from relay.broker import Broker, Roster, Unavailable
 from relay.gateway import frames
 from relay.gateway.call import WatchedCall
@@ -25,6 +25,8 @@ GATHER_S: Final = 0.05
 """A page that reloads leaves and joins; those who arrive together are told together."""
 NODES_INTERVAL_S: Final = 3.0
 AT_ONCE: Final = 50
+FAILED_INTERVAL_S: Final = 30.0
+"""A list that cannot be told for a reason nobody foresaw must not fill the log."""
 
 
 class WatcherBoard:
@@ -62,7 +64,7 @@ class WatcherBoard:
 
     async def run(self) -> None:
         """Work off what is due, until cancelled."""
-        self._tasks.spawn(self._notice_deaths())
+        self._tasks.keep(self._notice_deaths, "noticing processes that died")
         try:
             while True:
                 await self._next_due()
@@ -100,9 +102,16 @@ class WatcherBoard:
                 await self._show(call, always=changed)
         except Unavailable as error:
             log.info("list of watchers waits", cid=cid, reason=error.message)
-            if changed:
-                self._changed.add(cid)
-            self._due.setdefault(cid, asyncio.get_running_loop().time() + INTERVAL_S)
+            self._put_off(cid, INTERVAL_S, changed=changed)
+        except Exception:
+            metrics.BACKGROUND_FAILURES.inc()
+            log.exception("list of watchers failed", cid=cid)
+            self._put_off(cid, FAILED_INTERVAL_S, changed=changed)
+
+    def _put_off(self, cid: str, wait_s: float, *, changed: bool) -> None:
+        if changed:
+            self._changed.add(cid)
+        self._due.setdefault(cid, asyncio.get_running_loop().time() + wait_s)
 
     async def _show(self, call: WatchedCall, *, always: bool) -> None:
         """Send the merged list; one that did not change only to please newcomers."""

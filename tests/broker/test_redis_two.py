@@ -197,8 +197,69 @@ async def test_a_process_that_starts_is_not_told_old_notices(rig: RedisRig) -> N
     await one.broadcast(b"new")
     await until(lambda: recorder.notices, "it hears the new one")
     await until(lambda: two._messages._reading is None, "it has read up")
-    two._messages.take(b'{"type":"notice","id":"9-9"}\nlate')  # and was read before it arrived
+    with rig.server.client() as client:
+        [*_, (entry, _)] = client.xrange(two.keyspace.notices)
+    two._messages.take(b'{"type":"notice","id":"%b"}\nnew' % entry.encode())  # it was read already
     assert recorder.notices == [b"new"]
+
+
+@pytest.mark.parametrize("is_listening", [True, False])
+async def test_a_notice_of_a_primary_whose_clock_is_behind_is_heard(
+    rig: RedisRig, is_listening: bool
+) -> None:
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder)
+    with rig.server.client() as client:
+        entry = f"{2**45}-0"  # of one whose clock was a thousand years ahead
+        client.xadd(broker.keyspace.notices, {"notice": "1"}, id=entry)
+        client.publish(broker.keyspace.everybody, f'{{"type":"notice","id":"{entry}"}}\n1')
+        await until(lambda: recorder.notices == [b"1"], "it hears the first")
+        client.delete(broker.keyspace.notices)  # a failover lost it
+    if not is_listening:
+        broker._subscriber._keeper.drop("a test")  # type: ignore[attr-defined]
+    await broker.broadcast(b"2")
+    await until(lambda: recorder.notices == [b"1", b"2"], "it hears the second")
+
+
+async def test_a_notice_is_handed_over_once_however_often_it_is_read(rig: RedisRig) -> None:
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder)
+    for n in range(3):
+        await broker.broadcast(b"same")
+        broker._messages.changed(listening=False)
+        broker._messages.changed(listening=True)
+        await until(lambda: broker._messages._reading is None, "it has read up")
+        assert len(recorder.notices) == n + 1
+
+
+async def test_what_is_known_of_notices_is_bounded(
+    rig: RedisRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_messages, "SEEN_MOST", 5)
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder)
+    for n in range(20):
+        await broker.broadcast(b"%d" % n)
+    await until(lambda: len(recorder.notices) == 20, "all arrive")
+    assert len(broker._messages._seen) == 5
+
+
+async def test_a_notice_that_fails_does_not_keep_others_from_being_read(rig: RedisRig) -> None:
+    recorder = Recorder()
+    broker = await rig.broker(recorder=recorder)
+    hear = recorder.on_notice
+
+    def fail_once(notice: bytes) -> None:
+        recorder.on_notice = hear  # type: ignore[method-assign]
+        raise ValueError("a bug")
+
+    recorder.on_notice = fail_once  # type: ignore[method-assign]
+    with rig.server.client() as client:
+        for notice in ("bad", "good"):
+            client.xadd(broker.keyspace.notices, {"notice": notice})
+    broker._messages.changed(listening=False)
+    broker._messages.changed(listening=True)
+    await until(lambda: recorder.notices == [b"good"], "the other one is heard")
 
 
 async def test_a_notice_that_comes_while_older_ones_are_read_comes_after_them(

@@ -108,17 +108,23 @@ class FakeBroker:
     """Keeps what was published, hands over what the test wants, and is away when told so.
 
     ``log`` has every request; ``away`` counts, by method, how often it raises ``Unavailable`` (-1:
-    for ever); ``gates`` hold requests of a method, before they look, until the event is set;
-    ``at_once`` says whether it publishes without being waited for.
+    for ever), ``bugs`` how often something that nobody foresaw; ``gates`` hold requests of a
+    method, before they look, until the event is set; ``at_once`` says whether it publishes without
+    being waited for. ``partitions`` has those of calls; of ``lost_partitions`` no positions are
+    told, which is known after ``silence_s``.
     """
 
     def __init__(self, page_count: int = 1000, node: str = "here") -> None:
         self.calls: dict[str, FakeCall] = {}
         self.log: list[tuple[str, Any]] = []
         self.away: Counter[str] = Counter()
+        self.bugs: Counter[str] = Counter()
         self.gates: dict[str, asyncio.Event] = {}
         self.slow: dict[str, asyncio.Event] = {}
         self.page_count = page_count
+        self.partitions: dict[str, int] = {}
+        self.lost_partitions: set[int] = set()
+        self.silence_s = 3.0
         self.at_once = False
         self.listener: Listener | None = None
         self.subscribed: set[str] = set()
@@ -168,8 +174,14 @@ class FakeBroker:
         self.subscribed.discard(cid)
         await self._asked("unsubscribe", cid)
 
+    def partition(self, cid: str) -> int:
+        return self.partitions.get(cid, 0)
+
     async def positions(self, cids: Sequence[str]) -> list[Position]:
         await self._asked("positions", list(cids))
+        if not self.lost_partitions.isdisjoint(map(self.partition, cids)):
+            await asyncio.sleep(self.silence_s)
+            raise Unavailable("a server is away")
         found = [self.call(cid).top for cid in cids]
         await self._answers("positions")
         return found
@@ -234,6 +246,9 @@ class FakeBroker:
         await asyncio.sleep(0)
         if (gate := self.gates.get(method)) is not None:
             await gate.wait()
+        if self.bugs[method]:
+            self.bugs[method] -= 1
+            raise ValueError("a bug")
         if self.away[method] > 0:
             self.away[method] -= 1
             raise Unavailable("away")
@@ -304,6 +319,7 @@ class FakeWatcher:
         self.room = asyncio.Event()
         self.room.set()
         self.writes: list[bytes] = []
+        self.aborted: list[str] = []
 
     def deliver(self, batch: Batch) -> int:
         data = batch.kept if self.is_slow else batch.everything
@@ -314,6 +330,10 @@ class FakeWatcher:
     def write(self, data: bytes) -> None:
         if self.is_open:
             self.writes.append(data)
+
+    def abort(self, why: str) -> None:
+        self.is_open = False
+        self.aborted.append(why)
 
     async def drained(self) -> None:
         await self.room.wait()

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.gateway.call import Changes, WatchedCall
+from relay.gateway.call import Batch, Changes, WatchedCall
+from tests.gateway.conftest import unbalanced
 from tests.gateway.fakes import CID, FakeWatcher, texts_in
 
 
@@ -92,6 +93,69 @@ def test_only_the_rest_of_a_write_that_was_cut_short_goes_to_the_transport(
     [rest] = direct.writes
     assert 0 < len(rest) < len(body)
     assert john.writes[0].endswith(rest)
+
+
+class BuggyWatcher(DirectWatcher):
+    """One that nothing can be delivered to."""
+
+    def deliver(self, batch: Batch) -> int:
+        raise ValueError("a bug")
+
+    def write(self, data: bytes) -> None:
+        raise ValueError("a bug")
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_one_that_cannot_be_written_to_is_cut_off_and_the_others_get_theirs(
+    changes: Changes, is_direct: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    buggy, others = BuggyWatcher(), [FakeWatcher("ann"), DirectWatcher(), FakeWatcher("joe")]
+    buggy.fill()
+    if not is_direct:
+        buggy.descriptor = -1
+    call = WatchedCall(CID, changes)
+    for watcher in (others[0], buggy, *others[1:]):
+        call.enter(watcher)
+    books = unbalanced()
+    publish(call, b"1", b"2")
+    assert buggy.aborted == ["internal"]
+    assert isinstance(others[1], DirectWatcher)
+    assert [list(texts_in(other.writes[0])) for other in (others[0], others[2])] == [
+        [b"1", b"2"], [b"1", b"2"],
+    ]  # fmt: skip
+    assert others[1].took() == [b"1", b"2"]
+    assert [other.aborted for other in others] == [[], [], []]
+    assert "delivery failed" in capsys.readouterr().out
+    assert books == unbalanced()
+    others[1].close()
+    buggy.close()
+
+
+class UnreadableWatcher(FakeWatcher):
+    """One of which nobody can tell how it is written to."""
+
+    @property
+    def direct(self) -> socket.socket | None:
+        raise ValueError("a bug")
+
+    @direct.setter
+    def direct(self, direct: socket.socket | None) -> None:
+        pass
+
+
+def test_who_may_lack_something_is_cut_off_and_what_comes_next_is_written(
+    call: WatchedCall, direct: DirectWatcher, john: FakeWatcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jane = UnreadableWatcher("jane")
+    call.enter(jane)
+    call.add(b"1")
+    call.flush()
+    call.leave(jane)
+    assert direct.aborted == john.aborted == ["internal"]
+    assert "flush failed" in capsys.readouterr().out
+    assert call.add(b"2"), "it is this turn's first"
+    call.flush()
+    assert direct.took() == [b"2"]
 
 
 def test_an_error_is_the_transports_to_find(

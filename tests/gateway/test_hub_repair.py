@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
-from relay.gateway.hub import CHECK_BATCH, UNSUBSCRIBE_AFTER_S, Hub
+from relay.gateway.comparisons import CHECK_BATCH
+from relay.gateway.hub import UNSUBSCRIBE_AFTER_S, Hub
+from tests.gateway.conftest import counted
 from tests.gateway.fakes import CID, FakeBroker, FakeWatcher, gathered, turns
 
 pytestmark = pytest.mark.anyio
@@ -223,6 +226,75 @@ async def test_an_interruption_is_looked_into_at_once_and_in_batches(
     assert watchers[cids[0]].offsets == [1]
     assert watchers[cids[-1]].offsets == [1, 2]
     assert len(broker.asked("history")) == 2
+
+
+@pytest.mark.parametrize("is_interrupted", [True, False], ids=["interrupted", "silent"])
+async def test_a_server_that_is_away_hides_no_lost_tail_of_another(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher, is_interrupted: bool
+) -> None:
+    away = [f"default:{number}" for number in range(100)]
+    broker.partitions = dict.fromkeys(away, 1)
+    for cid in (*away, CID):
+        await hub.watch(john, cid)
+    broker.lost_partitions = {1}
+    broker.lose(1, away[0])
+    broker.lose(1, CID)
+    if is_interrupted:
+        hub.on_interrupted([*away, CID])
+    await asyncio.sleep(0.1 if is_interrupted else 30.0)
+    assert john.offsets == [1], "the call whose server answers"
+    broker.lost_partitions.clear()
+    await asyncio.sleep(broker.silence_s + 2.0)
+    assert john.offsets == [1, 1], "both"
+
+
+async def test_what_is_suspected_during_a_comparison_is_compared_again(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher
+) -> None:
+    await hub.watch(john, CID)
+    answer = broker.slow["positions"] = asyncio.Event()
+    hub.on_interrupted([CID])
+    await turns()
+    broker.lose()
+    hub.on_interrupted([CID])
+    answer.set()
+    await turns(20)
+    assert john.offsets == [1]
+
+
+async def test_a_comparison_that_fails_for_a_reason_nobody_foresaw_is_made_again(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await hub.watch(john, CID)
+    broker.bugs["positions"] = 2
+    broker.lose()
+    hub.on_interrupted([CID])
+    await asyncio.sleep(2)
+    assert john.offsets == [1]
+    assert capsys.readouterr().out.count("background work failed and begins again") == 2
+
+
+async def test_the_age_of_the_oldest_comparison_is_exported(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher
+) -> None:
+    def age_s() -> float:
+        return time.time() - counted("relay_positions_compared_timestamp_seconds")
+
+    await hub.watch(john, CID)
+    await asyncio.sleep(10)
+    assert age_s() == pytest.approx(9, abs=2)
+    broker.send()
+    await asyncio.sleep(5)
+    assert age_s() == pytest.approx(5, abs=2)
+    broker.away["positions"] = -1
+    await asyncio.sleep(100)
+    assert age_s() == pytest.approx(105, abs=2)
+    broker.away["positions"] = 0
+    await asyncio.sleep(5)
+    assert age_s() < 8
+    hub.unwatch(john, CID)
+    await asyncio.sleep(60)
+    assert age_s() < 2, "nobody watches anything"
 
 
 async def test_interruptions_while_the_broker_is_away_do_not_pile_up(

@@ -127,10 +127,11 @@ async def test_while_redis_is_away_the_login_is_to_be_tried_again(two: Two) -> N
     assert peer.close[0] == 1013
 
 
-async def test_what_closed_while_redis_was_away_is_told_later(two: Two) -> None:
+@pytest.mark.parametrize("trouble", ["away", "bugs"])
+async def test_what_closed_while_redis_was_away_is_told_later(two: Two, trouble: str) -> None:
     here, _ = two
     peers = [await opened(here) for _ in range(2)]
-    here.broker.away["set_connections"] = 3
+    getattr(here.broker, trouble)["set_connections"] = 3
     for peer in peers:
         peer.transport.abort()
     await turns()

@@ -29,6 +29,7 @@ class Tickets(MemoryTickets):
     def __init__(self) -> None:
         super().__init__(lambda: NOW_NS + int(asyncio.get_running_loop().time() * 1e9))
         self.away: Counter[str] = Counter()
+        self.trouble: type[Exception] = Unavailable
         self.is_slow = False
         self.claiming: asyncio.Event | None = None
         self.log: list[tuple[str, Ticket | None]] = []
@@ -37,7 +38,7 @@ class Tickets(MemoryTickets):
     def _asked(self, what: str, ticket: Ticket | None = None) -> None:
         if self.away[what]:
             self.away[what] -= 1
-            raise Unavailable("away")
+            raise self.trouble("away")
         self.log.append((what, ticket))
 
     async def hold(self, user_id: str, name: str, ticket: Ticket) -> None:
@@ -535,9 +536,11 @@ async def test_a_socket_that_is_behind_gets_a_ticket_of_its_own_before_the_marks
     assert (last.positions, last.exact) == ({CID: at(1)}, False)
 
 
+@pytest.mark.parametrize("trouble", [Unavailable, ValueError])
 async def test_marks_that_could_not_be_said_are_said_later(
-    gateway: Gateway, tickets: Tickets
+    gateway: Gateway, tickets: Tickets, trouble: type[Exception]
 ) -> None:
+    tickets.trouble = trouble
     await watching(gateway, answers=True)
     gateway.broker.send()
     tickets.away["mark"] = 3
@@ -555,7 +558,23 @@ async def test_what_is_kept_of_an_open_socket_does_not_expire(
     assert len(tickets.of("hold")) == before + 1
 
 
-async def test_tickets_wait_for_redis(gateway: Gateway, tickets: Tickets) -> None:
+@pytest.mark.parametrize("trouble", [Unavailable, ValueError])
+async def test_a_ticket_that_could_not_be_held_is_held_later(
+    gateway: Gateway, tickets: Tickets, trouble: type[Exception]
+) -> None:
+    john = await Peer(gateway).log_in()
+    tickets.trouble, tickets.away["hold"] = trouble, 2
+    with pytest.raises(trouble):
+        await attach(gateway, john)
+    await asyncio.sleep(20)
+    assert await tickets.held("john", [CID]) == {name(john): "here"}
+
+
+@pytest.mark.parametrize("trouble", [Unavailable, ValueError])
+async def test_tickets_wait_for_redis(
+    gateway: Gateway, tickets: Tickets, trouble: type[Exception]
+) -> None:
+    tickets.trouble = trouble
     john = await watching(gateway)
     tickets.away["leave"] = 3
     await breaks(john)

@@ -11,7 +11,7 @@ import pytest
 from relay.broker import Roster
 from relay.events import Position
 from relay.gateway.hub import Hub
-from relay.gateway.watchers import INTERVAL_S, USERS_SHOWN
+from relay.gateway.watchers import FAILED_INTERVAL_S, INTERVAL_S, USERS_SHOWN
 from tests.gateway.fakes import CID, FakeBroker, FakeWatcher
 
 pytestmark = pytest.mark.anyio
@@ -196,6 +196,37 @@ async def test_a_list_waits_while_the_broker_is_away(
     await asyncio.sleep(10)
     assert john.shown() == [(1, ["john"])]
     assert broker.all_rosters[CID]["here"].count == 1
+
+
+@pytest.mark.parametrize("method", ["set_roster", "rosters"])
+async def test_a_list_that_fails_for_a_reason_nobody_foresaw_is_told_later_and_holds_up_no_other(
+    hub: Hub, broker: FakeBroker, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broker.bugs[method] = 1
+    john, jane = FakeWatcher("john"), FakeWatcher("jane")
+    await hub.watch(john, CID)
+    await hub.watch(jane, "default:other")
+    await asyncio.sleep(2)
+    assert jane.shown() == [(1, ["jane"])]
+    assert john.shown() == []
+    await asyncio.sleep(FAILED_INTERVAL_S)
+    assert john.shown() == [(1, ["john"])]
+    assert broker.all_rosters[CID]["here"].count == 1
+    assert capsys.readouterr().out.count("list of watchers failed") == 1
+
+
+async def test_deaths_are_noticed_after_a_failure_that_nobody_foresaw(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher
+) -> None:
+    broker.alive = frozenset({"here", "there"})
+    broker.all_rosters[CID] = {"there": elsewhere("joe")}
+    await hub.watch(john, CID)
+    await asyncio.sleep(2)
+    assert john.shown()[-1] == (2, ["joe", "john"])
+    broker.bugs["nodes"] = 1
+    broker.alive = frozenset({"here"})
+    await asyncio.sleep(10)
+    assert john.shown()[-1] == (1, ["john"])
 
 
 async def test_after_an_interruption_the_rosters_are_written_again(

@@ -21,6 +21,7 @@ from relay.events import Position
 from relay.gateway.hub import Hub
 from tests.gateway.fakes import FakeWatcher
 from tests.redis_server import RedisServer
+from tests.redis_shapes import Cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -118,7 +119,7 @@ class Stay:
 
 
 @asynccontextmanager
-async def running(redis: RedisServer, prefix: str, faults: Faults) -> AsyncIterator[Rig]:
+async def running(redis: RedisServer | Cluster, prefix: str, faults: Faults) -> AsyncIterator[Rig]:
     broker = FaultyBroker(redis.url, prefix, faults)
     hub = Rig(broker, faults)
     await broker.start(hub.hub, lambda _: None)
@@ -140,9 +141,9 @@ class Rig:
         self.stays: list[Stay] = []
         self._faults = faults
 
-    async def publish(self, n: int) -> int:
+    async def publish(self, n: int, cid: str = CID) -> int:
         event = events.custom_event(
-            cid=CID,
+            cid=cid,
             custom=b'{"n":%d}' % n,
             user=b'{"id":"jane"}',
             event_id=f"event-{n}",
@@ -155,11 +156,11 @@ class Rig:
         self.published[publication.position.offset] = n
         return publication.position.offset
 
-    async def watch(self, since: Position | None) -> Stay:
+    async def watch(self, since: Position | None, cid: str = CID) -> Stay:
         watcher = FakeWatcher()
         while True:
             try:
-                watching = await self.hub.watch(watcher, CID, since)
+                watching = await self.hub.watch(watcher, cid, since)
                 break
             except Unavailable:
                 await asyncio.sleep(0.01)
@@ -226,3 +227,29 @@ async def test_a_lost_last_publication_is_found_when_positions_are_compared(
         rig.hub.on_interrupted([CID])
         await rig.until_all_know(top, [stay])
         assert stay.watcher.offsets == [1, 2]
+
+
+async def test_a_shard_that_is_silent_hides_no_lost_tail_of_another() -> None:
+    faults = Faults(0)
+    faults.are_on = False
+    with Cluster("--cluster-require-full-coverage", "no") as cluster:
+        async with running(cluster, "shards:", faults) as rig:
+            stay = await rig.watch(None)
+            keyspace = rig.broker.keyspace
+            home = cluster.owner(keyspace.channel(CID))
+            others = [f"default:{number}" for number in range(40)]
+            for cid in others:
+                await rig.watch(None, cid)
+            away = {cid: cluster.owner(keyspace.channel(cid)) for cid in others}
+            frozen = next(server for server in away.values() if server is not home)
+            await rig.until_all_know(await rig.publish(1), [stay])
+            await rig.broker.unsubscribe(CID)
+            top = await rig.publish(2)
+            await rig.broker.subscribe(CID)
+            frozen.freeze()
+            try:
+                rig.hub.on_interrupted([CID, *others])
+                await rig.until_all_know(top, [stay])
+            finally:
+                frozen.thaw()
+            assert stay.watcher.offsets == [1, 2]
