@@ -112,7 +112,7 @@ def test_one_that_cannot_be_written_to_is_cut_off_and_the_others_get_theirs(
     buggy, others = BuggyWatcher(), [FakeWatcher("ann"), DirectWatcher(), FakeWatcher("joe")]
     buggy.fill()
     if not is_direct:
-        buggy.descriptor = -1
+        buggy.direct = None
     call = WatchedCall(CID, changes)
     for watcher in (others[0], buggy, *others[1:]):
         call.enter(watcher)
