@@ -10,7 +10,6 @@ import contextlib
 import socket
 import struct
 import threading
-from types import TracebackType
 
 CHUNK = 65_536
 _RESET = struct.pack("ii", 1, 0)
@@ -109,12 +108,7 @@ class Forwarder:
     def __enter__(self) -> Forwarder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -12,11 +12,7 @@ for index = 2, #ARGV, 3 do
   end
 end
 for index = 2, #ARGV, 3 do
-  if ARGV[index + 2] == '' then
-    redis.call('HDEL', KEYS[1], ARGV[index])
-  else
-    redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 2])
-  end
+  put(KEYS[1], ARGV[index], ARGV[index + 2])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1

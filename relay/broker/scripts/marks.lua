@@ -7,11 +7,7 @@
 
 redis.call('HSET', KEYS[1], '', '')  -- there are marks, be it of no call
 for index = 2, #ARGV, 2 do
-  if ARGV[index + 1] == '' then
-    redis.call('HDEL', KEYS[1], ARGV[index])
-  else
-    redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 1])
-  end
+  put(KEYS[1], ARGV[index], ARGV[index + 1])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
