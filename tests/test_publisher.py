@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 import redis
 
@@ -170,3 +173,30 @@ async def test_a_publisher_finds_redis_in_any_shape(
     client = clients.blocking(server.url)
     assert client.xlen("p:ingest") == 2
     clients.close(client)
+
+
+async def test_a_publisher_leaves_a_primary_that_was_replaced_and_lives() -> None:
+    """Or what it publishes is taken, and forgotten when that primary is made a replica."""
+    with Watched() as server:
+        old, new = server.primary, server.replica
+        with relay.Publisher(server.url, prefix="a:") as blocking:
+            async with relay.AsyncPublisher(server.url, prefix="b:") as publisher:
+                blocking.publish(CID, custom={})
+                await publisher.publish(CID, custom={})
+                publish = partial(blocking.publish, CID, custom={})
+                await anyio.to_thread.run_sync(server.failover)
+                with new.client() as there:
+                    async with asyncio.timeout(5):
+                        while not there.xrange("a:ingest", min="(" + last(old, "a:ingest")):
+                            await anyio.to_thread.run_sync(publish)
+                        while not there.xrange("b:ingest", min="(" + last(old, "b:ingest")):
+                            await publisher.publish(CID, custom={})
+        with old.client() as client:
+            assert client.info("replication")["role"] == "master", "nobody has told it yet"
+
+
+def last(server: RedisServer, stream: str) -> str:
+    """Return the id of a stream's last entry on one server."""
+    with server.client() as client:
+        [(entry, _)] = client.xrevrange(stream, count=1)
+    return str(entry)
