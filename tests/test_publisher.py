@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -193,6 +194,23 @@ async def test_a_publisher_leaves_a_primary_that_was_replaced_and_lives() -> Non
                             await publisher.publish(CID, custom={})
         with old.client() as client:
             assert client.info("replication")["role"] == "master", "nobody has told it yet"
+
+
+async def test_a_sentinel_that_says_nothing_is_asked_once_and_for_a_moment() -> None:
+    with Watched() as server:
+        blocking, asynchronous = clients.blocking(server.url), clients.asynchronous(server.url)
+        assert blocking.ping()
+        assert await asynchronous.ping()
+        server.sentinels[0].freeze()
+        began = time.monotonic()
+        await anyio.to_thread.run_sync(clients.follow, blocking)
+        await clients.afollow(asynchronous)
+        # A second each; with the repeats that redis-py makes by itself it is fifteen.
+        assert clients.LOOK_S < time.monotonic() - began < 2 * clients.LOOK_S + 3
+        assert blocking.ping()
+        assert await asynchronous.ping()
+        clients.close(blocking)
+        await clients.aclose(asynchronous)
 
 
 def last(server: RedisServer, stream: str) -> str:

@@ -12,14 +12,17 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
 from redis.connection import parse_url
+from redis.retry import Retry
 
 from relay.broker.redis_url import Place, Shape
 
 __all__ = ["aclose", "afollow", "asynchronous", "blocking", "close", "follow"]
 
 LOOK_S: Final = 1.0
-"""How long one sentinel may take to connect and to answer, unless the URL says otherwise."""
+"""How long one sentinel may take to connect, and to answer, before the next one is asked."""
 
 
 def blocking(url: str, **options: Any) -> redis.Redis:
@@ -32,7 +35,8 @@ def blocking(url: str, **options: Any) -> redis.Redis:
         return cast(redis.Redis, redis.RedisCluster(**_cluster(place), **options))
     if place.shape is Shape.SENTINEL:
         sentinels = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]
-            _hosts(place), sentinel_kwargs=_sentinel_login(place) | options
+            _hosts(place),
+            sentinel_kwargs=_sentinel_login(place) | {"retry": Retry(NoBackoff(), 0)} | options,
         )
         found: redis.Redis = sentinels.master_for(place.primary, **_login(place), **options)  # type: ignore[no-untyped-call]
         return found
@@ -46,7 +50,8 @@ def asynchronous(url: str) -> redis.asyncio.Redis:
         return cast(redis.asyncio.Redis, redis.asyncio.RedisCluster(**_cluster(place, True)))
     if place.shape is Shape.SENTINEL:
         sentinels = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
-            _hosts(place), sentinel_kwargs=_sentinel_login(place)
+            _hosts(place),
+            sentinel_kwargs=_sentinel_login(place) | {"retry": AsyncRetry(NoBackoff(), 0)},
         )
         found: redis.asyncio.Redis = sentinels.master_for(place.primary, **_login(place))
         return found
