@@ -89,9 +89,9 @@ check: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Tests that know a long form read SOAK, a factor on what they try.
+# Tests that know a long form read SOAK, a factor on what they try, or the rig's ROUNDS made of it.
 soak: .venv/.dev test-tools
-	@long=$$(grep -rlw SOAK tests --include='test_*.py' || true); \
+	@long=$$(grep -rlwE 'SOAK|ROUNDS' tests --include='test_*.py' || true); \
 	test -n "$$long" || { echo 'No test has a long form yet.'; exit 0; }; \
 	set -x; SOAK=$${SOAK:-50} $(BIN)/python -m pytest -o faulthandler_timeout=1800 $$long $(ARGS)
 

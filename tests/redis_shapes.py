@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from relay.broker.slots import key_slot
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import BINARY, RedisServer, free_port
 
 DOWN_AFTER_MS = 1000
 PATIENCE_S = 30.0
@@ -37,10 +37,10 @@ def until(condition: Callable[[], object], what: str) -> None:
 class Watched:
     """A primary, its replica, and three sentinels that call it ``main``."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, binary: str = BINARY) -> None:
         quick = ("--repl-diskless-sync-delay", "0", *arguments)
-        self.servers = [RedisServer(*quick), RedisServer(*quick)]
-        self.sentinels = [RedisServer(sentinel=True) for _ in range(3)]
+        self.servers = [RedisServer(*quick, binary=binary), RedisServer(*quick, binary=binary)]
+        self.sentinels = [RedisServer(sentinel=True, binary=binary) for _ in range(3)]
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"redis+sentinel://{hosts}/main"
         self._stack = ExitStack()
@@ -60,6 +60,17 @@ class Watched:
 
     def client(self, **options: Any) -> redis.Redis:
         return self.primary.client(**options)
+
+    def part(self) -> tuple[RedisServer, RedisServer]:
+        """Part the replica from its primary, so that it has what came before and nothing after.
+
+        Return both. The replica stands still until it is thawed.
+        """
+        primary, replica = self.primary, self.replica
+        replica.freeze()
+        with primary.client() as client:  # or the kernel would keep the rest for it
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        return primary, replica
 
     def failover(self) -> None:
         """Have the replica promoted, and return once the sentinels say so."""
@@ -153,8 +164,9 @@ class Cluster:
         for asked in self.servers:
             if asked.is_running:
                 ports = [p for first, last, p, _ in self.ranges(asked) if first <= slot <= last]
-                return next(server for server in self.servers if server.port == ports[0])
-        raise AssertionError("no server runs")
+                if ports:  # a node may not know during a change of primaries
+                    return next(server for server in self.servers if server.port == ports[0])
+        raise AssertionError("no server runs that knows the key's")
 
     def run(self, server: RedisServer, *command: str | int) -> Any:
         """Run a command on one server."""
@@ -197,11 +209,22 @@ class Cluster:
         source, target = self.begin_migration(key)
         self.end_migration(key, source, target)
 
+    def part(self, key: str) -> tuple[RedisServer, RedisServer]:
+        """Part the replica of a key's primary from it, as ``Watched.part``."""
+        primary = self.owner(key)
+        [replica] = self._replicas(primary)
+        replica.freeze()
+        self.run(primary, "CLIENT", "KILL", "TYPE", "replica")
+        return primary, replica
+
+    def _replicas(self, primary: RedisServer) -> list[RedisServer]:
+        ports = {p for _, _, port, found in self.ranges() if port == primary.port for p in found}
+        return [server for server in self.servers if server.port in ports]
+
     def failover(self, key: str) -> None:
         """Have a replica take over from the primary that serves a key."""
         before = self.owner(key)
-        [replica] = next(replicas for _, _, port, replicas in self.ranges() if port == before.port)
-        server = next(server for server in self.servers if server.port == replica)
+        [server] = self._replicas(before)
         self.run(server, "CLUSTER", "FAILOVER")
         until(lambda: self.owner(key) is server, "another primary")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 import redis
 
@@ -170,3 +174,47 @@ async def test_a_publisher_finds_redis_in_any_shape(
     client = clients.blocking(server.url)
     assert client.xlen("p:ingest") == 2
     clients.close(client)
+
+
+async def test_a_publisher_leaves_a_primary_that_was_replaced_and_lives() -> None:
+    """Or what it publishes is taken, and forgotten when that primary is made a replica."""
+    with Watched() as server:
+        old, new = server.primary, server.replica
+        with relay.Publisher(server.url, prefix="a:") as blocking:
+            async with relay.AsyncPublisher(server.url, prefix="b:") as publisher:
+                blocking.publish(CID, custom={})
+                await publisher.publish(CID, custom={})
+                publish = partial(blocking.publish, CID, custom={})
+                await anyio.to_thread.run_sync(server.failover)
+                with new.client() as there:
+                    async with asyncio.timeout(5):
+                        while not there.xrange("a:ingest", min="(" + last(old, "a:ingest")):
+                            await anyio.to_thread.run_sync(publish)
+                        while not there.xrange("b:ingest", min="(" + last(old, "b:ingest")):
+                            await publisher.publish(CID, custom={})
+        with old.client() as client:
+            assert client.info("replication")["role"] == "master", "nobody has told it yet"
+
+
+async def test_a_sentinel_that_says_nothing_is_asked_once_and_for_a_moment() -> None:
+    with Watched() as server:
+        blocking, asynchronous = clients.blocking(server.url), clients.asynchronous(server.url)
+        assert blocking.ping()
+        assert await asynchronous.ping()
+        server.sentinels[0].freeze()
+        began = time.monotonic()
+        await anyio.to_thread.run_sync(clients.follow, blocking)
+        await clients.afollow(asynchronous)
+        # A second each; with the repeats that redis-py makes by itself it is fifteen.
+        assert clients.LOOK_S < time.monotonic() - began < 2 * clients.LOOK_S + 3
+        assert blocking.ping()
+        assert await asynchronous.ping()
+        clients.close(blocking)
+        await clients.aclose(asynchronous)
+
+
+def last(server: RedisServer, stream: str) -> str:
+    """Return the id of a stream's last entry on one server."""
+    with server.client() as client:
+        [(entry, _)] = client.xrevrange(stream, count=1)
+    return str(entry)

@@ -5,17 +5,24 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any, Final, cast
 
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
 from redis.connection import parse_url
+from redis.retry import Retry
 
 from relay.broker.redis_url import Place, Shape
 
-__all__ = ["aclose", "asynchronous", "blocking", "close"]
+__all__ = ["aclose", "afollow", "asynchronous", "blocking", "close", "follow"]
+
+LOOK_S: Final = 1.0
+"""How long one sentinel may take to connect, and to answer, before the next one is asked."""
 
 
 def blocking(url: str, **options: Any) -> redis.Redis:
@@ -28,7 +35,8 @@ def blocking(url: str, **options: Any) -> redis.Redis:
         return cast(redis.Redis, redis.RedisCluster(**_cluster(place), **options))
     if place.shape is Shape.SENTINEL:
         sentinels = redis.sentinel.Sentinel(  # type: ignore[no-untyped-call]
-            _hosts(place), sentinel_kwargs=_sentinel_login(place) | options
+            _hosts(place),
+            sentinel_kwargs=_sentinel_login(place) | {"retry": Retry(NoBackoff(), 0)} | options,
         )
         found: redis.Redis = sentinels.master_for(place.primary, **_login(place), **options)  # type: ignore[no-untyped-call]
         return found
@@ -42,11 +50,30 @@ def asynchronous(url: str) -> redis.asyncio.Redis:
         return cast(redis.asyncio.Redis, redis.asyncio.RedisCluster(**_cluster(place, True)))
     if place.shape is Shape.SENTINEL:
         sentinels = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
-            _hosts(place), sentinel_kwargs=_sentinel_login(place)
+            _hosts(place),
+            sentinel_kwargs=_sentinel_login(place) | {"retry": AsyncRetry(NoBackoff(), 0)},
         )
         found: redis.asyncio.Redis = sentinels.master_for(place.primary, **_login(place))
         return found
     return redis.asyncio.Redis.from_url(place.url)
+
+
+def follow(client: redis.Redis) -> None:
+    """Ask the sentinels where the primary is, and leave connections to another one.
+
+    A primary that was replaced while it lives goes on taking what is written to it for seconds,
+    until it is made a replica and forgets it. Does nothing where no sentinel is asked.
+    """
+    if _sentinels_of(client):
+        with suppress(redis.RedisError):  # whoever publishes learns whether the primary answers
+            cast(Any, client.connection_pool).get_master_address()
+
+
+async def afollow(client: redis.asyncio.Redis) -> None:
+    """Do as ``follow``."""
+    if _sentinels_of(client):
+        with suppress(redis.RedisError):
+            await cast(Any, client.connection_pool).get_master_address()
 
 
 def close(client: redis.Redis) -> None:
@@ -83,12 +110,13 @@ def _login(place: Place) -> dict[str, Any]:
 
 
 def _sentinel_login(place: Place) -> dict[str, Any]:
+    login = {"socket_timeout": LOOK_S, "socket_connect_timeout": LOOK_S} | _login(place)
     own = {
         "username": place.addresses[0].username,
         "password": place.addresses[0].password,
         "db": 0,
     }
-    return _login(place) | own
+    return login | own
 
 
 def _cluster(place: Place, is_async: bool = False) -> dict[str, Any]:

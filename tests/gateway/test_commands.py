@@ -10,12 +10,11 @@ import pytest
 from msgspec import structs
 from websockets.frames import Opcode
 
-from relay import metrics
 from relay.calls import Call
 from relay.errors import Close
 from relay.gateway.connection import CLOSE_TIMEOUT_S, NOISE_LIMIT, SILENCE_S, SLICE_BYTES
 from relay.users import Profile
-from tests.gateway.conftest import Gateway, MakeGateway, closed, refused, token
+from tests.gateway.conftest import Gateway, MakeGateway, closed, counted, refused, token
 from tests.gateway.fakes import CID, turns
 from tests.gateway.peer import Peer
 
@@ -56,14 +55,14 @@ async def test_the_reply_to_a_watch_comes_before_what_is_watched(gateway: Gatewa
 async def test_a_refused_publish_is_counted_once(gateway: Gateway) -> None:
     peer = await Peer(gateway).log_in()
     await peer.watch(CID)
-    before = (refused("unavailable"), metrics.ACCEPTED.labels("socket")._value.get())
+    before = (refused("unavailable"), counted("relay_events_accepted_total", door="socket"))
     gateway.broker.away["publish"] = 1
     peer.say(type="call.send", id=7, call_cid=CID, custom={})
     await turns()
     assert peer.texts[-1]["id"] == 7
     assert peer.texts[-1]["error"]["StatusCode"] == 503
     assert refused("unavailable") == before[0] + 1
-    assert metrics.ACCEPTED.labels("socket")._value.get() == before[1] + 1
+    assert counted("relay_events_accepted_total", door="socket") == before[1] + 1
 
 
 async def test_what_the_broker_takes_at_once_is_answered_at_once(gateway: Gateway) -> None:
@@ -98,13 +97,13 @@ async def test_a_publish_that_is_refused_at_once_is_counted_once(gateway: Gatewa
     gateway.broker.at_once = True
     peer = await Peer(gateway).log_in()
     await peer.watch(CID)
-    before = (refused("unavailable"), metrics.ACCEPTED.labels("socket")._value.get())
+    before = (refused("unavailable"), counted("relay_events_accepted_total", door="socket"))
     gateway.broker.away["publish"] = 1
     peer.say(type="call.send", id=7, call_cid=CID, custom={})
     assert (peer.texts[-1]["id"], peer.texts[-1]["error"]["StatusCode"]) == (7, 503)
     assert refused("unavailable") == before[0] + 1
     await turns()
-    assert metrics.ACCEPTED.labels("socket")._value.get() == before[1] + 1
+    assert counted("relay_events_accepted_total", door="socket") == before[1] + 1
 
 
 async def test_a_fault_of_ours_in_a_publish_at_once_closes_the_socket(

@@ -11,6 +11,7 @@ from relay.broker import Unavailable
 from relay.gateway import frames
 from relay.gateway.call import Batch
 from relay.gateway.hub import UNSUBSCRIBE_AFTER_S, Hub
+from tests.gateway.conftest import counted
 from tests.gateway.fakes import CID, FakeBroker, FakeWatcher, at, gathered, turns
 
 pytestmark = pytest.mark.anyio
@@ -256,6 +257,26 @@ async def test_volatile_events_of_this_process_reach_the_watchers(
     hub.deliver_volatile("default:nobody", b'{"type":"wave"}')
     await turns()
     assert [frame["type"] for frame in john.frames] == ["wave"]
+
+
+async def test_a_publication_that_gets_lost_in_the_hub_is_owed_for_ever(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher
+) -> None:
+    """The books show it: what is owed is counted where the hub takes a publication, not later."""
+    jane = FakeWatcher("jane")
+    await hub.watch(john, CID)
+    await hub.watch(jane, CID)
+    before = owed_and_written()
+    broker.send()
+    hub._calls[CID]._frames.clear()
+    await turns()
+    assert (john.offsets, jane.offsets) == ([], [])
+    owed, written = owed_and_written()
+    assert (owed - before[0], written - before[1]) == (2, 0)
+
+
+def owed_and_written() -> tuple[float, float]:
+    return counted("relay_deliveries_owed_total"), counted("relay_deliveries_written_total")
 
 
 def test_a_batch_is_joined_once_and_without_what_a_slow_socket_misses() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from typing import Any
 
@@ -25,6 +26,8 @@ from tests.gateway.fakes import (
 )
 
 pytestmark = pytest.mark.anyio
+
+SOAK = int(os.environ.get("SOAK", "1"))
 
 
 async def test_what_was_missed_comes_once_in_order_and_then_live(
@@ -321,7 +324,7 @@ async def test_those_far_apart_are_all_served_within_one_sweep(
     assert len(broker.asked("history")) <= 60
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * SOAK, deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -19,7 +19,7 @@ from typing import Any
 import anyio.to_thread
 
 from relay import tokens
-from tests.hardening.watcher import Watcher
+from tests.hardening.watcher import Moments, Watcher
 from tests.processes import API_SECRET
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ class _Watchers:
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self._random = random.Random(setup["seed"])
-        self._dials: list[float] = []
+        self._moments = Moments([], [], [])
         self._codes: Counter[int] = Counter()
         self._all = [self._watcher(setup, number) for number in range(setup["watchers"])]
 
@@ -103,7 +103,7 @@ class _Watchers:
             cid=setup["cids"][number % len(setup["cids"])],
             heeds=self._random.random() < setup["heed"],
             rng=self._random,
-            dials=self._dials,
+            moments=self._moments,
             codes=self._codes,
         )
 
@@ -113,7 +113,7 @@ class _Watchers:
             for watcher in some:
                 watcher.start()
             await asyncio.gather(*(watcher.watching.wait() for watcher in some))
-        self._dials.clear()
+        self._moments.clear()
         return {"watching": len(self._all)}
 
     def cut(self, within_s: float) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class _Watchers:
             "moved": sum(one.moved for one in self._all),
             "watching": sum(one.watching.is_set() for one in self._all),
             "codes": dict(self._codes),
-            "dials": self._dials,
+            **self._moments._asdict(),
         }
 
 

@@ -1,16 +1,19 @@
 """A rig that breaks things on purpose: relays on a Redis, senders that insist, watchers that count.
 
-Senders give every event an id and repeat what was answered 503 under the same id, as docs tell them
-to. Watchers write down what they are told. In the end ``check`` holds it against the promise: every
-accepted event came to every watcher, once and in order, or the watcher was told that it did not.
+There is a sender for each door that keeps events, and one that insists. Watchers, and the receiver
+of a hook, write down what they are told. In the end ``check`` holds it against the promise: every
+accepted event came to every watcher, once and in order, or the watcher was told that it did not; it
+came to the hook at least once; and the relays' own books say the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Final
@@ -19,8 +22,9 @@ import anyio
 import httpx
 
 from tests import ledger
-from tests.integration.doors import event_path
-from tests.processes import API_KEY, RelayProcess
+from tests.egress.receiver import Receiver, receiving
+from tests.hardening.senders import ApiSender, Sender, SocketSender, StreamSender, WebhookSender
+from tests.processes import RelayProcess
 from tests.relay_client import Client, Frame, connected
 
 SOAK: Final = int(os.environ.get("SOAK", "0"))
@@ -28,70 +32,38 @@ ROUNDS: Final = max(1, SOAK // 10)
 """How often a scenario is gone through: once in ``make test``, more often in ``make soak``."""
 
 CALLS: Final = ("default:one", "default:two", "livestream:three")
+"""Get their events by the API."""
+STREAMED: Final = "default:ingest"
+OTHERS: Final = ("default:webhook", "livestream:socket", STREAMED)
+"""Get their events by another door each."""
+ALL_CALLS: Final = (*CALLS, *OTHERS)
+PREFIX: Final = "storm:"
 TIMEOUT_S: Final = 1.0
 """RELAY_PUBLISH_TIMEOUT of the relays."""
 LATEST_S: Final = TIMEOUT_S + 9.0
 """An answer takes no longer: the stated bound, and what a very busy machine adds."""
 PATIENCE_S: Final = 30.0
-
-
-class Sender:
-    """Sends numbered events of one call, one after the other, and insists on each."""
-
-    def __init__(self, relay: RelayProcess, cid: str, random: Random) -> None:
-        self.cid = cid
-        self.accepted: list[int] = []
-        self.refused = 0
-        self.longest_s = 0.0
-        self._number = 0
-        self._relay = relay
-        self._random = random
-        self._stopping = False
-
-    async def run(self) -> None:
-        """Send until ``stop``."""
-        headers = {"authorization": self._relay.token(), "stream-auth-type": "jwt"}
-        async with httpx.AsyncClient(
-            base_url=self._relay.base_url, timeout=PATIENCE_S, headers=headers
-        ) as client:
-            while not self._stopping:
-                await self._send(client)
-                await asyncio.sleep(self._random.uniform(0.001, 0.02))
-
-    def stop(self) -> None:
-        """End after the event that is under way."""
-        self._stopping = True
-
-    async def _send(self, client: httpx.AsyncClient) -> None:
-        self._number += 1
-        body = {
-            "custom": {"n": self._number},
-            "user_id": "jane",
-            "event_id": f"{self.cid}-{self._number}",
-        }
-        while True:
-            began = time.monotonic()
-            answer = await client.post(event_path(self.cid), params={"api_key": API_KEY}, json=body)
-            self.longest_s = max(self.longest_s, time.monotonic() - began)
-            if answer.status_code == 201:
-                self.accepted.append(self._number)
-                return
-            assert answer.status_code == 503, answer.text
-            self.refused += 1
-            await asyncio.sleep(0.05)
+DRAIN_S: Final = 1.0
+"""RELAY_DRAIN_TIMEOUT of the relays: what is looked at here is over when they stop."""
+HOOK_LEASE_S: Final = 2.0
 
 
 class Storm:
-    """Relays, senders and watchers at work."""
+    """Relays, senders, watchers and a hook at work; each of ``watchers`` has its relay beside it.
 
-    def __init__(self, relays: list[RelayProcess], seed: int) -> None:
+    Where no calls are named, those are meant that get their events by the API.
+    """
+
+    def __init__(
+        self, relays: list[RelayProcess], seed: int, settings: dict[str, object], hook: Receiver
+    ) -> None:
         self.relays = relays
+        self.settings = settings
+        self.hook = hook
         self.random = Random(seed)
         self.watchers: list[Client] = []
-        self.senders = [
-            Sender(relays[number % len(relays)], cid, Random(seed + number))
-            for number, cid in enumerate(CALLS)
-        ]
+        self.senders = list(_senders(relays, seed, str(settings["redis_url"])))
+        self._owed_from = dict.fromkeys(ALL_CALLS, 1)
         self._running: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -108,20 +80,31 @@ class Storm:
             assert time.monotonic() < deadline, f"in vain: {what}"
             await asyncio.sleep(0.01)
 
-    async def accept(self, count: int) -> None:
-        """Wait until every sender had so many more events accepted."""
-        goals = [(sender, len(sender.accepted) + count) for sender in self.senders]
+    async def accept(self, count: int, cids: Collection[str] = CALLS) -> None:
+        """Wait until every sender of these calls had so many more events accepted."""
+        goals = [(each, len(each.accepted) + count) for each in self._of(cids)]
         await self.until(
             lambda: all(len(sender.accepted) >= goal for sender, goal in goals),
             "events are accepted",
         )
 
-    async def refuse(self, count: int) -> None:
-        """Wait until every sender was refused so many times more."""
-        goals = [(sender, sender.refused + count) for sender in self.senders]
+    async def refuse(self, count: int, cids: Collection[str] = CALLS) -> None:
+        """Wait until every sender of these calls was refused so many times more."""
+        goals = [(sender, sender.refused + count) for sender in self._of(cids)]
         await self.until(
             lambda: all(sender.refused >= goal for sender, goal in goals), "events are refused"
         )
+
+    def _of(self, cids: Collection[str]) -> list[Sender]:
+        return [sender for sender in self.senders if sender.cid in cids]
+
+    def owe_from_now(self) -> None:
+        """Let the hook be owed what is accepted from now on: Redis has lost what it was owed."""
+        self._owed_from = {cid: last + 2 for cid, last in self.accepted().items()}
+
+    def accepted(self) -> dict[str, int]:
+        """Return the number of each call's event that was accepted last."""
+        return {sender.cid: sender.accepted[-1] for sender in self.senders}
 
     async def until_ready(self, status: int) -> Frame:
         """Wait until every relay's /readyz answers so; return the last answer."""
@@ -138,29 +121,99 @@ class Storm:
                 await asyncio.sleep(0.05)
 
     async def finish(self) -> None:
-        """Stop sending, and return once every watcher has each call's last event."""
+        """Stop sending, and return once every watcher and the hook have each call's last event."""
         for sender in self.senders:
             sender.stop()
         await asyncio.gather(*self._running)
         assert {watcher.close_code for watcher in self.watchers} == {None}, "sockets stay"
-        for watcher in self.watchers:
-            for sender in self.senders:
+        for sender in self.senders:
+            for watcher in self.watchers:
                 await self.until(
                     lambda w=watcher, s=sender: numbers(w, s.cid)[-1:] == s.accepted[-1:],  # type: ignore[misc]
                     f"the last event of {sender.cid} arrives",
                 )
+            await self.until(
+                lambda s=sender: self.owed(s) <= set(self.delivered(s.cid)),  # type: ignore[misc]
+                f"the hook gets what it is owed of {sender.cid}",
+            )
+
+    def delivered(self, cid: str) -> list[int]:
+        """Return the numbers of a call's events that the hook got, each once, as they came."""
+        events = [json.loads(request.body) for request in self.hook.requests]
+        return list(dict.fromkeys(e["custom"]["n"] for e in events if e["call_cid"] == cid))
+
+    def owed(self, sender: Sender) -> set[int]:
+        """Return what the hook must get: what came since a loss was told, if one was."""
+        first = self._owed_from[sender.cid]
+        for watcher in self.watchers:
+            *before, last = rows(watcher, sender.cid)
+            if before and last:
+                first = max(first, last[0])
+        return {number for number in sender.accepted if number >= first}
 
     def check(self, *, losses: bool = False) -> None:
         """Hold everything against the promise; ``losses`` says that some may have been told."""
         for sender in self.senders:
             assert sender.longest_s < LATEST_S, "publishing waits at most for a stated time"
+            assert sender.accepted == list(range(1, len(sender.accepted) + 1)), "by its sender"
             for watcher in self.watchers:
-                seen = numbers(watcher, sender.cid)
-                told = follow(watcher, sender.cid)
-                assert seen == sorted(set(seen)), "once, and in the sender's order"
-                assert losses or told == 0, "nothing was lost"
-                missing = set(sender.accepted) - set(seen)
-                assert told or not missing, f"lost without a word: {sorted(missing)}"
+                seen = rows(watcher, sender.cid)
+                assert losses or seen == [sender.accepted], "nothing was lost"
+                check_rows(seen)
+            delivered = self.delivered(sender.cid)
+            assert delivered == sorted(delivered), "in order at the hook"
+            assert self.owed(sender) <= set(delivered), "the hook gets all it is owed"
+
+    async def balance(self) -> None:
+        """Return once the relays' books add up, and say what senders and watchers say."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            books = [await ledger.read(relay) for relay in self.relays]
+            try:
+                self._check_books(books)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)  # what is under way is not in them yet
+            else:
+                return
+
+    def _check_books(self, books: list[ledger.Ledger]) -> None:
+        each = len(self.watchers) // len(self.relays)
+        for number, (relay, book) in enumerate(zip(self.relays, books, strict=True)):
+            book.check()
+            written = book.total("relay_deliveries_written_total")
+            written += book.total("relay_deliveries_recovered_total")
+            watchers = self.watchers[number * each : (number + 1) * each]
+            assert written == sum(map(count_delivered, watchers)), "as the watchers have counted"
+            for door in {sender.door for sender in self.senders} - {"ingest"}:
+                senders = [s for s in self.senders if (s.relay, s.door) == (relay, door)]
+                accepted = sum(len(sender.accepted) for sender in senders)
+                assert let_in(book, door) == accepted, f"as senders to {door} have counted"
+        # What Redis took for the stream and then lost, no relay has ever seen.
+        seen = {n for watcher in self.watchers for n in numbers(watcher, STREAMED)}
+        assert sum(let_in(book, "ingest") for book in books) >= len(seen)
+
+
+def _senders(relays: list[RelayProcess], seed: int, redis_url: str) -> Iterable[Sender]:
+    for number, cid in enumerate(CALLS):
+        yield ApiSender(relays[number % len(relays)], cid, Random(seed + number))
+    webhook, socket, ingest = OTHERS
+    yield WebhookSender(relays[-1], webhook, Random(seed + 3))
+    yield SocketSender(relays[0], socket, Random(seed + 4))
+    yield StreamSender(relays[0], ingest, Random(seed + 5), redis_url, PREFIX)
+
+
+def let_in(book: ledger.Ledger, door: str) -> float:
+    """Return how often a door said that an event is published, be it that it had been before."""
+    published = book.total("relay_events_published_total", door=door)
+    return published + book.total("relay_events_duplicate_total", door=door)
+
+
+def count_delivered(watcher: Client) -> int:
+    """Return how many frames came that were no answer and no heartbeat."""
+    own = ("connection.ok", "health.check")
+    return sum("id" not in frame and frame["type"] not in own for frame in watcher.frames)
 
 
 def numbers(watcher: Client, cid: str) -> list[int]:
@@ -168,9 +221,13 @@ def numbers(watcher: Client, cid: str) -> list[int]:
     return [event["custom"]["n"] for event in watcher.events if event["call_cid"] == cid]
 
 
-def follow(watcher: Client, cid: str) -> int:
-    """Check that offsets follow one another but for losses that were told; count those."""
-    told, offset = 0, 0
+def rows(watcher: Client, cid: str) -> list[list[int]]:
+    """Return the numbers of a call's events, as they came, parted where a loss was told.
+
+    Offsets that do not follow one another in between are a gap without a word.
+    """
+    found: list[list[int]] = [[]]
+    offset = 0
     for frame in watcher.frames:
         if frame.get("call_cid") != cid:
             continue
@@ -178,26 +235,41 @@ def follow(watcher: Client, cid: str) -> int:
             offset = frame["offset"]
         elif frame["type"] == "call.position":
             assert frame["recovered"] is False
-            told, offset = told + 1, frame["offset"]
+            found.append([])
+            offset = frame["offset"]
         elif "event_id" in frame:
             offset += 1
             assert frame["offset"] == offset, "a gap without a word"
-    return told
+            found[-1].append(frame["custom"]["n"])
+    return found
 
 
-async def _balanced(relay: RelayProcess) -> None:
-    """Return once a relay's books add up; what is under way is not in them yet."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        books = await ledger.read(relay)
-        try:
-            books.check()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.05)
-        else:
-            return
+def check_rows(found: list[list[int]]) -> None:
+    """Every number once and in order, missing only where a loss was told.
+
+    What the loss took may come again after it, when its sender was never told that it had come.
+    """
+    latest = 0
+    for index, row in enumerate(found):
+        if not row:
+            continue
+        assert row == list(range(row[0], row[0] + len(row))), "each once, in the sender's order"
+        assert index or row[0] == 1, f"lost without a word: {list(range(1, row[0]))}"
+        assert row[-1] > latest, "nothing old alone"
+        latest = row[-1]
+
+
+@asynccontextmanager
+async def hooked() -> AsyncIterator[tuple[Receiver, str]]:
+    """Give a receiver of a hook, and the file that names it for a relay."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        async with receiving() as receiver:
+            file.write(
+                '[[hook]]\nid = "storm"\nhook_type = "webhook"\nordered = true\n'
+                f'webhook_url = "{receiver.url}"\nevent_types = ["custom"]\n'
+            )
+            file.flush()
+            yield receiver, file.name
 
 
 @asynccontextmanager
@@ -205,28 +277,31 @@ async def storm(redis_url: str, seed: int, relays: int = 2) -> AsyncIterator[Sto
     """Run relays with watchers of every call, and senders that have already begun."""
     print("seed", seed)
     async with AsyncExitStack() as stack:
-        started = [
-            RelayProcess(redis_url=redis_url, redis_prefix="storm:", publish_timeout=TIMEOUT_S)
-            for _ in range(relays)
-        ]
+        hook, hooks = await stack.enter_async_context(hooked())
+        settings: dict[str, object] = {
+            "redis_url": redis_url, "redis_prefix": PREFIX, "publish_timeout": TIMEOUT_S,
+            "command_rate": 0, "drain_timeout": DRAIN_S, "hooks": hooks,
+            "hook_allow": "127.0.0.0/8", "hook_lease": HOOK_LEASE_S,
+        }  # fmt: skip
+        started = [RelayProcess(**settings) for _ in range(relays)]
         for relay in started:
             await anyio.to_thread.run_sync(relay.start)  # a proxy may run on this loop
             stack.push(relay)
-        made = Storm(started, seed)
+        made = Storm(started, seed, settings, hook)
         for relay in started:
             for user in ("ann", "bob"):
                 client = await stack.enter_async_context(connected(relay, user))
-                for cid in CALLS:
+                for cid in ALL_CALLS:
                     await client.watch(cid)
                 made.watchers.append(client)
         made.start()
-        await made.accept(5)
+        await made.accept(5, ALL_CALLS)
         yield made
         await made.finish()
-        for relay in started:
-            await _balanced(relay)
+        await made.balance()
         # A relay logs what went wrong: that is no failure here, a traceback would be.
         for relay in started:
             relay.terminate()
+        for relay in started:
             assert await anyio.to_thread.run_sync(relay.wait) == 0
             assert "Traceback" not in relay.log, relay.log

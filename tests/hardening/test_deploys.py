@@ -6,6 +6,7 @@ With SOAK the crowd is 2 000 sockets and the storm 5 000; in short they are smal
 from __future__ import annotations
 
 import os
+from bisect import bisect
 from typing import Any
 
 import anyio
@@ -14,13 +15,14 @@ import pytest
 from tests import ledger
 from tests.hardening.crowd import Crowd
 from tests.hardening.flow import Flow, flowing
+from tests.hardening.watcher import Moments
 from tests.processes import RelayProcess, relay_pair
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 LONG = "SOAK" in os.environ
-SOCKETS = 2000 if LONG else 300
+SOCKETS = 2000 if LONG else 600
 STORM = 5000 if LONG else 600
 STORM_S = 10.0 if LONG else 2.0
 STORM_PAUSE_S = 0.5 if LONG else 0.05
@@ -28,6 +30,9 @@ DRAIN_S = 20 if LONG else 4
 CALLS = [f"default:deploy-{number}" for number in range(10)]
 PAUSE_S = 0.5 if LONG else 0.1
 SEED = 20_260
+REDIS_SHARE = 0.15
+"""Of a core, at most: docs/operations.md has what was measured."""
+MOMENTS = Moments._fields
 
 
 async def stopped(relay: RelayProcess) -> None:
@@ -44,7 +49,7 @@ async def check_ledgers(flow: Flow, *relays: RelayProcess) -> None:
 
 def check(seen: dict[str, Any], sockets: int) -> None:
     """Nothing is missing, nothing came twice, nobody was told of a loss, all are back."""
-    print({name: value for name, value in seen.items() if name != "dials"}, f"seed {SEED}")
+    print({name: value for name, value in seen.items() if name not in MOMENTS}, f"seed {SEED}")
     assert seen["behind"] == seen["late"] == seen["missing"] == seen["repeated"] == 0
     assert seen["told_lost"] == 0
     assert seen["watching"] == sockets
@@ -56,13 +61,14 @@ async def finished(flow: Flow, crowd: Crowd) -> dict[str, Any]:
     return await crowd.report(flow.sent)
 
 
-def busiest_part(times: list[float], parts: int = 10) -> float:
-    """Return the share of the busiest of so many equal parts of the time in which they lie."""
-    first, last = min(times), max(times)
-    counts = [0] * parts
-    for time in times:
-        counts[min(parts - 1, int((time - first) / (last - first) * parts))] += 1
-    return max(counts) / len(times)
+def check_flat(times: list[float], sockets: int) -> None:
+    """So many sockets leave as evenly as docs/operations.md says that a process lets them go."""
+    assert len(times) >= sockets > 0
+    spread_s = min(0.6 * DRAIN_S, sockets / 200)
+    assert max(times) - min(times) >= spread_s / 2
+    times = sorted(times)
+    busiest = max(bisect(times, at + spread_s / 4) - before for before, at in enumerate(times))
+    assert busiest <= 2 * len(times) / 4, "no quarter of the time has twice its share"
 
 
 async def test_a_rolling_restart_of_two_processes(redis_server: RedisServer) -> None:
@@ -88,9 +94,11 @@ async def test_a_rolling_restart_of_two_processes(redis_server: RedisServer) -> 
         assert after_both["moved"] > 0.5 * SOCKETS
         # Only those who do not know connection.draining were closed, and the code told them why.
         assert set(after_both["codes"]) == {"1012"}
-        one, both = after_one["dials"], after_both["dials"]
-        assert busiest_part(one) < 0.4
-        assert busiest_part(both[len(one) :]) < 0.4
+        sockets = len(after_one["told"]), len(after_both["told"]) - len(after_one["told"])
+        for moment in ("told", "dials"):
+            one, both = after_one[moment], after_both[moment]
+            check_flat(one, sockets[0])
+            check_flat(both[len(one) :], sockets[1])
 
 
 async def test_a_process_that_is_killed(redis_server: RedisServer) -> None:
@@ -122,16 +130,20 @@ async def test_a_storm_of_recoveries_costs_one_read_per_100_ms_and_process(
         async with flowing(one, cids, STORM_PAUSE_S) as flow:
             await flow.until(5)
             before = [await reads(relay) for relay in (one, two)]
-            began, busy_s = anyio.current_time(), cpu_s(redis_server)
+            began, idle_s = anyio.current_time(), cpu_s(redis_server)
             await crowd.cut(STORM_S)
             await flow.until(flow.sent + int(STORM_S / STORM_PAUSE_S))
             seen = await finished(flow, crowd)
             took_s = anyio.current_time() - began
             check(seen, STORM)
-            busy_s = cpu_s(redis_server) - busy_s
-            print(f"{STORM} came back in {took_s:.1f} s: {busy_s:.2f} s of Redis' CPU")
-            for relay, earlier in zip((one, two), before, strict=True):
-                assert 1 <= await reads(relay) - earlier <= took_s / 0.1 + 1
+            busy_s = cpu_s(redis_server) - idle_s
+            storm_s = max(seen["back"]) - min(seen["dials"])
+            counts = [await reads(relay) for relay in (one, two)]
+            counts = [after - earlier for after, earlier in zip(counts, before, strict=True)]
+            print(f"{STORM} back in {storm_s:.1f} s: {busy_s:.2f} s of Redis' CPU, reads {counts}")
+            # One more is under way as it begins, one as the last are written to.
+            assert all(1 <= count <= storm_s / 0.1 + 2 for count in counts)
+            assert busy_s < REDIS_SHARE * took_s
             flow.end()
             await check_ledgers(flow, one, two)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -22,6 +23,8 @@ from tests.gateway.conftest import gateways
 from tests.gateway.fakes import FakeTimeLoop, turns
 from tests.gateway.peer import Peer
 from tests.hardening.autobahn import check, frame
+
+SOAK = int(os.environ.get("SOAK", "1"))
 
 Step: TypeAlias = tuple[str, bytes, list[int]]
 """What the client does, with what, and where it is cut into fragments."""
@@ -113,7 +116,7 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * SOAK, deadline=None)
 @given(st.lists(STEPS, max_size=12), st.lists(st.integers(1, 50), max_size=40))
 def test_what_a_correct_client_says_is_answered_and_the_answer_is_correct(
     steps: list[Step], sizes: list[int]
@@ -142,7 +145,7 @@ FRAMES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * SOAK, deadline=None)
 @given(st.lists(FRAMES, max_size=12), st.integers(1, 400))
 def test_whatever_frames_come_the_answers_are_frames_and_the_end_has_a_code(
     frames: list[bytes], size: int

@@ -12,7 +12,7 @@ import asyncio
 import random
 import struct
 from collections import Counter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -90,8 +90,21 @@ class Line(asyncio.Protocol):
         self._watcher.ended(self)
 
 
+class Moments(NamedTuple):
+    """When (loop time, seconds) sockets were opened, watched a call again, were told to go."""
+
+    dials: list[float]
+    back: list[float]
+    told: list[float]
+
+    def clear(self) -> None:
+        """Forget what was."""
+        for times in self:
+            times.clear()
+
+
 class Watcher:
-    """``dials`` and ``codes`` are shared by a crowd: when sockets were opened, how they ended."""
+    """``moments`` and ``codes`` are shared by a crowd: when what happened, how sockets ended."""
 
     def __init__(
         self,
@@ -102,7 +115,7 @@ class Watcher:
         cid: str,
         heeds: bool,
         rng: random.Random,
-        dials: list[float],
+        moments: Moments,
         codes: Counter[int],
     ) -> None:
         self._ports = ports
@@ -111,7 +124,7 @@ class Watcher:
         self._cid = cid
         self._heeds = heeds
         self._random = rng
-        self._dials = dials
+        self._moments = moments
         self._codes = codes
         self._line: Line | None = None
         self._next: Line | None = None
@@ -151,6 +164,7 @@ class Watcher:
             case "call.watching":
                 self._switch(line, frame)
             case "connection.draining":
+                self._moments.told.append(asyncio.get_running_loop().time())
                 if self._heeds and line is self._line and self._next is None:
                     within_s = frame["reconnect_within_ms"] / 1000
                     self._spawn(self._random.uniform(0, within_s / 2), second=True)
@@ -183,6 +197,7 @@ class Watcher:
             self.told_lost += frame.get("recovered") is False
             self._since = {"epoch": frame["epoch"], "offset": frame["offset"]}
         self._failures = 0
+        self._moments.back.append(asyncio.get_running_loop().time())
         self.watching.set()
         if before is not None and before is not line:
             self.moved += 1
@@ -222,7 +237,7 @@ class Watcher:
         loop = asyncio.get_running_loop()
         if second and self._line is None:
             return  # too late: the way back is under way
-        self._dials.append(loop.time())
+        self._moments.dials.append(loop.time())
         line = Line(self)
         if second:
             self._next = line

@@ -7,6 +7,7 @@ told where the row breaks.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from random import Random
@@ -25,6 +26,7 @@ from tests.redis_shapes import Cluster
 
 pytestmark = pytest.mark.anyio
 
+SOAK = int(os.environ.get("SOAK", "1"))
 CID = "default:faults"
 EVENTS = 200
 STAYS_S = 0.08
@@ -187,7 +189,7 @@ class Rig:
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", range(1, 1 + 6 * SOAK))
 async def test_whatever_is_lost_late_or_trimmed_is_contiguous_or_reported(
     seed: int, redis_server: RedisServer
 ) -> None:

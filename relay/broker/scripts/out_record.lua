@@ -1,5 +1,7 @@
 #!lua flags=allow-oom
--- Record what was done and tried in a partition, all of it or, without the lease, nothing.
+-- Record what was done and tried in a partition, all of it or, without the lease, nothing. A server
+-- that was promoted has the lease too, and may have forgotten entries and given their numbers anew:
+-- the token names the server that it is good for.
 --
 -- KEYS: lease, entries, state, tried, dead, dead_at, waiting, waiting_at
 -- ARGV: token, the number up to which entries are done for every hook ('0' = as before), bound of
@@ -9,7 +11,8 @@
 -- Returns how many old dead letters were dropped, -1 when another one has the lease
 
 local lease, entries, state, tried, dead, dead_at, waiting, waiting_at = unpack(KEYS)
-if redis.call('GET', lease) ~= ARGV[1] then
+local server = string.sub(replication_id(), 1, 8)
+if redis.call('GET', lease) ~= ARGV[1] or string.match(ARGV[1], '[^-]*$') ~= server then
   return -1
 end
 local bound = tonumber(ARGV[3])
