@@ -179,12 +179,12 @@ class MemoryOutbox:
         skip = max(0, after + 1 - self._entries[0].seq)
         return list(islice(self._entries, skip, skip + count))
 
-    async def due(self, lease: Lease, now_ms: int, count: int) -> Due:
-        """Return waiting deliveries that are due, the most overdue first."""
+    async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
+        """Return waiting deliveries that are due, the most overdue first, after some of them."""
         waiting = sorted(self._waiting.values(), key=lambda each: (each.due_ms, each.id))
         due = [each for each in waiting if each.due_ms <= now_ms]
         following = next((each.due_ms for each in waiting if each.due_ms > now_ms), None)
-        return Due(due[:count], following)
+        return Due(due[skip : skip + count], following)
 
     async def record(self, lease: Lease, changes: Changes) -> None:
         """Record changes; raises ``LeaseLost``."""

@@ -312,8 +312,8 @@ class Outbox(Protocol):
         """Return the next entries after a number, at most ``count``; a page is bounded in bytes."""
         ...
 
-    async def due(self, lease: Lease, now_ms: int, count: int) -> Due:
-        """Return waiting deliveries that are due, the most overdue first."""
+    async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
+        """Return waiting deliveries that are due, the most overdue first, without the first few."""
         ...
 
     async def record(self, lease: Lease, changes: Changes) -> None:

@@ -148,11 +148,11 @@ class RedisOutbox:
         reply = await self._redis.run(scripts.OUT_READ, [key], after, count, PAGE_BYTES)
         return [_owed(number, fields) for number, fields in reply]
 
-    async def due(self, lease: Lease, now_ms: int, count: int) -> Due:
-        """Return waiting deliveries that are due, the most overdue first."""
+    async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
+        """Return waiting deliveries that are due, the most overdue first, after some of them."""
         keys = self._keys[lease.partition]
         texts, following = await self._redis.run(
-            scripts.OUT_DUE, [keys.waiting, keys.waiting_at], now_ms, count
+            scripts.OUT_DUE, [keys.waiting, keys.waiting_at], now_ms, count, skip
         )
         waiting = [_read(text, Waiting) for text in texts if text is not None]
         return Due(waiting, int(float(following)) if following else None)

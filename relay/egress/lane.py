@@ -21,6 +21,7 @@ from relay.egress.partition import Partition
 from relay.egress.sinks import Result, Sink
 from relay.egress.timers import Timers
 from relay.hooks import Hook
+from relay.retry import Outcome
 from relay.tasks import Tasks
 
 log = logs.get(__name__)
@@ -209,10 +210,18 @@ class Lane:
         await job.partition.begin(job)
         metrics.IN_FLIGHT.inc()
         try:
-            self._go_on(job, await self._sink.send(self.hook, job.delivery, limit_s))
+            self._go_on(job, await self._send(job, limit_s))
         finally:
             metrics.IN_FLIGHT.dec()
             job.partition.ended()
+
+    async def _send(self, job: Job, limit_s: float) -> Result:
+        """Send; a fault of ours counts as a failed attempt, or the call's row would stand still."""
+        try:
+            return await self._sink.send(self.hook, job.delivery, limit_s)
+        except Exception:
+            log.exception("attempt failed", hook=self.hook.id, delivery=job.id)
+            return Result(outcome=Outcome.NETWORK, latency_s=0.0, answer=b"internal error")
 
     def _go_on(self, job: Job, result: Result) -> None:
         """Decide how a delivery goes on after an attempt."""

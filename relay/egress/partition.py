@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Final, Protocol
 
@@ -42,7 +43,9 @@ log = logs.get(__name__)
 
 PAGE: Final = 64
 """Entries read at once."""
-DUE_AT_ONCE: Final = 16
+DUE_AT_ONCE: Final = 64
+DUE_PAGES: Final = 32
+"""Pages of what is due that one look reads."""
 RECORD_LIMIT_S: Final = 2.0
 """How long the end of a partition waits until everything is recorded."""
 
@@ -108,6 +111,7 @@ class Partition:
         self._next_due: Handle | None = None
         self._next_due_ms = 0
         self._is_looking = False
+        self._looked_at = 0
         self._is_opened = False
         self._has_news = True
         self._is_reading = False
@@ -353,20 +357,31 @@ class Partition:
             self._tasks.spawn(self._take_due())
 
     async def _take_due(self) -> None:
-        now_ms = self._around.timers.now_ms()
         try:
-            due = await self._outbox.due(self.lease, now_ms, DUE_AT_ONCE + len(self._waiting))
-        except Unavailable:
-            return  # the next renewal of the lease looks again
+            with suppress(Unavailable):  # the next renewal of the lease looks again
+                await self._look_at_due(self._around.timers.now_ms())
         finally:
             self._is_looking = False
-        if self.is_closing:
-            return
-        for each in due.waiting:
-            if each.id not in self._waiting:
-                self._take_waiting(each)
-        if due.next_ms is not None:
-            self._await_due(due.next_ms)
+
+    async def _look_at_due(self, now_ms: int) -> None:
+        """Hand on what is due and has a hook with room for it.
+
+        What waits for a hook without room hides nothing that comes after it: page follows page,
+        and where this look has to stop, the next one begins.
+        """
+        for _ in range(DUE_PAGES):
+            due = await self._outbox.due(self.lease, now_ms, DUE_AT_ONCE, self._looked_at)
+            if self.is_closing:
+                return
+            for each in due.waiting:
+                if each.id not in self._waiting:
+                    self._take_waiting(each)
+            if due.next_ms is not None:
+                self._await_due(due.next_ms)
+            if len(due.waiting) < DUE_AT_ONCE:
+                self._looked_at = 0
+                return
+            self._looked_at += DUE_AT_ONCE
 
     def _take_waiting(self, waiting: Waiting) -> None:
         receiver = self._around.receivers.get(waiting.hook_id)

@@ -325,6 +325,7 @@ async def test_waiting_deliveries_come_when_they_are_due(bench: Bench) -> None:
     assert await bench.outbox.due(lease, NOW, 10) == ([], NOW + 10)
     assert await bench.outbox.due(lease, NOW + 25, 10) == ([soon, late], NOW + 30)
     assert (await bench.outbox.due(lease, NOW + 25, 1)).waiting == [soon]
+    assert await bench.outbox.due(lease, NOW + 25, 10, 1) == ([late], NOW + 30)
     moved = waiting("soon", NOW + 60)
     await bench.outbox.record(lease, Changes(waiting={"soon": moved}, ended={"late", "x"}))
     assert await bench.outbox.due(lease, NOW + 50, 10) == ([], NOW + 60)

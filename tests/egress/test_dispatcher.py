@@ -786,3 +786,44 @@ async def test_nothing_recorded_is_left_when_all_is_delivered(rig: Works) -> Non
     assert rig.outbox._tried == {}
     assert await rig.outbox.dead_letters(Span()) == []
     assert Tried().number == 0
+
+
+async def test_a_dead_hook_hides_nothing_that_waits_for_another(rig: Works) -> None:
+    """Hundreds of its deliveries are overdue, and it has no room for any of them."""
+    blip = False
+
+    def answer(to: Hook, _: Delivery) -> Result:
+        return BUSY if to.id == "dead" or blip else OK
+
+    rig.sink.answer = answer
+    await rig.start(hook("dead", retry_schedule=(60,) * 20), hook("live", retry_schedule=(60,)))
+    await rig.publish(*range(300))
+    await rig.timers.advance(3000)
+    blip = True
+    await rig.publish("late")
+    await rig.timers.advance(20)
+    blip = False
+    assert '"late"' not in str(rig.sink.contents("live"))
+    before = len(rig.sink.contents("live"))
+    await rig.timers.advance(120)
+    assert len(rig.sink.contents("live")) == before + 1
+
+
+async def test_a_fault_of_ours_in_an_attempt_is_a_failed_attempt(rig: Works) -> None:
+    faulty = True
+
+    def answer(to: Hook, _: Delivery) -> Result:
+        nonlocal faulty
+        if faulty:
+            faulty = False
+            raise OverflowError("a bug")
+        return OK
+
+    rig.sink.answer = answer
+    await rig.start(hook(ordered=True))
+    with capture_logs() as logged:
+        await rig.publish(1, 2)
+        await rig.timers.advance(30)
+    assert rig.sink.contents() == [1, 1, 2]
+    assert [entry["event"] for entry in logged].count("attempt failed") == 1
+    assert (await rig.left(), await rig.dead()) == (0, [])
