@@ -28,10 +28,12 @@ from relay.ingress import webhooks
 from relay.participants import Participants
 from relay.registry import Registry
 from relay.settings import Settings
+from relay.tasks import Tasks
 
 if TYPE_CHECKING:
     from relay.ingress import IngestDoor, Source, SqsDoor
 
+READY_EVERY_S: Final = 1.0
 API_MAX_BYTES: Final = 1_048_576
 """Size of an API request's body; more where ``custom`` may be long and escaped."""
 
@@ -68,6 +70,7 @@ class App:
             restore=partial(self._hooks_file.apply, self._store),
         )
         self._draining = False
+        self._tasks = Tasks("app")
         self._new_id = _id_source()
         self.sockets = self._sockets()
         self._announcer = Announcer(self._broker, clock=time.time_ns, new_id=self._new_id)
@@ -86,6 +89,7 @@ class App:
             self._ingest.start()
         if self._queue is not None:
             await self._queue.start()
+        self._tasks.keep(self._tell_readiness, "telling whether it is ready")
 
     def _hook_rules(self) -> hooks.Rules:
         """Return what the hooks of the operator's file must keep to."""
@@ -116,6 +120,7 @@ class App:
 
     async def aclose(self) -> None:
         """End everything that ``start`` began."""
+        await self._tasks.aclose()
         if self._queue is not None:
             await self._queue.aclose()
         if self._ingest is not None:
@@ -272,6 +277,13 @@ class App:
     def _page_routes(self, demo: bool) -> list[Route]:
         return api.page_routes(self._settings.api_key if demo else None)
 
+    async def _tell_readiness(self) -> None:
+        """Keep the metric true, whoever asks for it, and whichever process answers."""
+        while True:
+            for hop, problem in (await self._readiness()).problems.items():
+                metrics.READY.labels(hop).set(problem is None)
+            await asyncio.sleep(READY_EVERY_S)
+
     async def _readiness(self) -> api.Readiness:
         """Find out what keeps this process from serving."""
         problems: dict[str, str | None] = {"draining": None, "broker": None}
@@ -283,7 +295,6 @@ class App:
             problems["broker"] = error.message
         health = self._broker.health()
         problems.update(health.problems)
-        metrics.REDIS_UP.set(problems["broker"] is None)
         troubles = self._dispatcher.troubles().items()
         warnings = [f"hook {hook_id}: {trouble}" for hook_id, trouble in troubles]
         if self._queue is not None and self._queue.problem is not None:

@@ -98,9 +98,14 @@ COMPARED: Final = Gauge(
     multiprocess_mode="livemin",
 )
 HISTORY_READS: Final = Counter("relay_history_reads", "Pages of history read from the broker.")
+READY: Final = Gauge(
+    "relay_ready", "Whether what /readyz checks is well: the lowest of all processes.", ["hop"],
+    multiprocess_mode="livemin",
+)  # fmt: skip
 REDIS_UP: Final = Gauge(
-    "relay_redis_up", "Whether the connections to Redis stand.", multiprocess_mode="min"
-)
+    "relay_redis_up", "Whether canaries come back: events flow through Redis.",
+    multiprocess_mode="livemin",
+)  # fmt: skip
 REDIS_RECONNECTS: Final = Counter(
     "relay_redis_reconnects", "Times a connection to Redis had to be made anew.", ["link"]
 )
@@ -110,7 +115,7 @@ REDIS_DETOURS: Final = Counter(
 REDIS_EVICTS: Final = Gauge(
     "relay_redis_evicts",
     "Whether Redis may evict keys (maxmemory-policy is not noeviction).",
-    multiprocess_mode="max",
+    multiprocess_mode="livemax",
 )
 REPLICAS_SHORT: Final = Counter(
     "relay_replicas_short", "Publishes refused because too few replicas had them in time."
@@ -149,7 +154,7 @@ PENDING: Final = Gauge(
 )  # fmt: skip
 HOOK_OPEN: Final = Gauge(
     "relay_hook_open", "Whether a hook is left alone because it keeps failing (per process).",
-    ["hook"], multiprocess_mode="max",
+    ["hook"], multiprocess_mode="livemax",
 )  # fmt: skip
 OUTBOX_ENTRIES: Final = Gauge(
     "relay_outbox_entries", "Entries of the outbox in the partitions this process delivers.",

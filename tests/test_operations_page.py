@@ -16,6 +16,7 @@ from relay.settings import Settings
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/operations.md").read_text()
 DELIVERY = (ROOT / "docs/delivery.md").read_text()
+README = (ROOT / "README.md").read_text()
 GATEWAY = "\n".join(path.read_text() for path in (ROOT / "relay/gateway").glob("*.py"))
 
 
@@ -26,15 +27,44 @@ def rows(section: str, page: str = PAGE) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2:]]
 
 
-def test_every_metric_is_listed_and_no_other() -> None:
-    known = set()
+def known_metrics() -> dict[str, set[str]]:
+    """Return the names of all metrics, each with its labels."""
+    known = {}
     for value in vars(metrics).values():
-        if isinstance(value, Counter):
-            known.add(f"{value._name}_total")
-        elif isinstance(value, Gauge | Histogram):
-            known.add(value._name)
-    listed = [*rows("Metrics"), *rows("For operators", DELIVERY)]
-    assert {name for row in listed for name in re.findall(r"`(\w+)`", row[0])} == known
+        if isinstance(value, Counter | Gauge | Histogram):
+            name = f"{value._name}_total" if isinstance(value, Counter) else value._name
+            known[name] = set(value._labelnames)
+    return known
+
+
+def test_every_metric_is_listed_with_its_labels_and_no_other() -> None:
+    listed = {
+        name: set(re.findall(r"`(\w+)`", row[1]))
+        for row in (*rows("Metrics"), *rows("For operators", DELIVERY))
+        for name in re.findall(r"`(\w+)`", row[0])
+    }
+    assert listed == known_metrics()
+
+
+def test_alerts_are_about_metrics_that_there_are() -> None:
+    known = known_metrics()
+    used = [
+        (name, label)
+        for row in rows("Alerts")
+        for name, labels in re.findall(r"(relay_\w+)(?:\{([^}]*)\})?", row[1])
+        for label in ["", *re.findall(r"(\w+)!?=", labels)]
+    ]
+    assert len(used) > 20
+    assert [(name, label) for name, label in used if name not in known] == []
+    assert [(name, label) for name, label in used if label and label not in known[name]] == []
+
+
+def test_each_promise_has_an_alert() -> None:
+    [text] = re.findall(r"^## What it promises\n(.*?)^With", README, re.DOTALL | re.MULTILINE)
+    promises = [words.rstrip(".") for words in re.findall(r"^\* \*(.*?)\*", text, re.MULTILINE)]
+    assert len(promises) == 5
+    alerts = {row[0]: row[1] for row in rows("Alerts") if row[0]}
+    assert [promise for promise in promises if "relay_" not in alerts.get(promise, "")] == []
 
 
 def test_every_why_of_a_closed_socket_is_listed() -> None:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.processes import RelayProcess
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer, redis_server, running
 
 __all__ = ["redis_server"]
 
@@ -45,6 +46,36 @@ def relay(redis_server: RedisServer) -> Iterator[RelayProcess]:
     if command_of(process.pid):
         process.terminate()
     process.wait()
+
+
+def shown(relay: RelayProcess, sample: str) -> float | None:
+    """Return a sample of ``/metrics``, None while there is none."""
+    try:
+        text = httpx.get(f"{relay.base_url}/metrics", timeout=5).text
+    except httpx.TransportError:
+        return None  # by a worker that has just ended
+    values = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(sample)]
+    return float(values[0]) if values else None
+
+
+def test_any_worker_tells_whether_all_are_ready_and_none_speaks_for_the_dead() -> None:
+    hops = ("draining", "broker", "publish", "subscription")
+    samples = [f'relay_ready{{hop="{hop}"}}' for hop in hops] + ["relay_redis_up "]
+    with running() as redis:
+        relay = RelayProcess(redis_url=redis.url, redis_prefix="ready-test:", workers=2)
+        relay.start()
+        try:
+            eventually(lambda: [shown(relay, s) for s in samples] == [1.0] * 5, "all is well")
+            redis.freeze()
+            eventually(
+                lambda: [shown(relay, s) for s in samples] == [1.0, 0.0, 0.0, 1.0, 0.0], "no Redis"
+            )
+            os.kill(min(workers_of(relay)), signal.SIGKILL)
+            redis.thaw()
+            eventually(lambda: [shown(relay, s) for s in samples] == [1.0] * 5, "all is well again")
+        finally:
+            relay.terminate()
+            relay.wait()
 
 
 def answers(relay: RelayProcess) -> bool:

@@ -149,6 +149,7 @@ class Canaries:
                     self._subscriptions.drop(cid, "a canary did not come back")
                 if cid not in self._publishing:
                     self._send(cid, canary, now)
+            metrics.REDIS_UP.set(not any(self.problems().values()))
             await asyncio.sleep(EVERY_S)
 
     def _choose(self, now: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 
-from relay.broker.tickets import LIFE_S, Entry, Ticket, bounded, held_by, resolve, superfluous
+from relay.broker.tickets import LIFE_S, Entry, Ticket, bounded, held_by, resolve, thinned
 from relay.events import Position
 
 __all__ = ["MemoryTickets"]
@@ -39,8 +39,11 @@ class MemoryTickets:
             entries.pop(name, None)
             if entry is not None:
                 entries[name] = entry
-                for excess in superfluous(entries, name):
-                    del entries[excess]
+                thinner = thinned(entries, name, now=self._now(), life_ms=self._life_ms)
+                for changed, one in thinner.items():
+                    entries.pop(changed, None)
+                    if one is not None:
+                        entries[changed] = one
         if entries:
             self._users[user_id] = entries
         self._expire()

@@ -219,8 +219,6 @@ class RedisBroker:
             )
 
     def _on_changed(self) -> None:
-        links = (self._publishing, self.commands, self._subscriber)
-        metrics.REDIS_UP.set(all(link.is_connected for link in links))
         self._messages.changed(listening=self._subscriber.is_connected)
         if self.commands.is_connected:
             self._beat_is_due.set()  # before anything else is said: Redis may have lost everything

@@ -25,7 +25,7 @@ from relay.broker.tickets import (
     bounded,
     held_by,
     resolve,
-    superfluous,
+    thinned,
 )
 from relay.errors import Unavailable
 from relay.events import Position
@@ -68,10 +68,13 @@ class RedisTickets:
     async def _put(self, user_id: str, name: str, text: bytes, life: bytes) -> None:
         key = self._keyspace.tickets(user_id)
         count = await self._redis.run(scripts.TICKET, [key], name, text, life, _HELD_LIFE_MS)
-        if count > TICKETS_MOST:
-            _, entries, _ = await self._look(user_id)
-            if excess := superfluous(entries, name):
-                await self._redis.request("HDEL", key, *excess)
+        if count <= TICKETS_MOST:
+            return
+        for _ in range(ATTEMPTS):
+            texts, entries, now = await self._look(user_id)
+            changes = thinned(entries, name, now=now, life_ms=self._life_ms)
+            if await self._change(user_id, texts, changes):
+                return
 
     async def mark(self, positions: Mapping[str, Position], ended: Collection[str]) -> None:
         """Say how far the sockets here have come."""
@@ -99,15 +102,23 @@ class RedisTickets:
             claim = resolve(
                 entries, cids, gone, heir=heir, node=node, now=now, marks=await self._marks(dead)
             )
-            changes = [
-                part
-                for name, entry in claim.changes.items()
-                for part in (name, texts.get(name, b""), _text(entry))
-            ]
-            key = self._keyspace.tickets(user_id)
-            if not changes or await self._redis.run(scripts.CLAIM, [key], _HELD_LIFE_MS, *changes):
+            if await self._change(user_id, texts, claim.changes):
                 return claim.positions
         raise Unavailable("too many sockets of this user come and go: try again")
+
+    async def _change(
+        self, user_id: str, texts: Mapping[str, bytes], changes: Mapping[str, Entry | None]
+    ) -> bool:
+        """Change entries that still are as they were read; False with nothing changed when not."""
+        if not changes:
+            return True
+        flat = [
+            part
+            for name, entry in changes.items()
+            for part in (name, texts.get(name, b""), _text(entry))
+        ]
+        key = self._keyspace.tickets(user_id)
+        return bool(await self._redis.run(scripts.CLAIM, [key], _HELD_LIFE_MS, *flat))
 
     async def _look(self, user_id: str) -> tuple[dict[str, bytes], dict[str, Entry], int]:
         """Return what is kept, as texts and read, and what time it is."""

@@ -12,7 +12,10 @@ perhaps something twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from functools import reduce
+from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -29,21 +32,31 @@ HELD_LIFE_S: Final = 86_400.0
 """How long tickets are kept of a user of whom no process says anything."""
 
 TICKETS_MOST: Final = 50
-"""Tickets of a user; beyond that the oldest go."""
+"""Tickets of a user; beyond that the oldest become one, which is good for everybody."""
 
 TICKET_BYTES: Final = 16_384
-"""Of one ticket, some 200 calls; those watched last stay out."""
+"""Of the positions in one ticket, some 200 calls; of those watched last only a number is kept."""
+
+NUMBERS_MOST: Final = 2000
+
+OVERFLOW: Final = ""
+"""The name of the ticket that others have become. It is not used up."""
+
+LOST: Final = Position("", 0)
+"""Stands for a position that was not kept: from here nothing can be continued, and that is told."""
 
 
-class Ticket(msgspec.Struct, frozen=True):
+class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a socket of the process ``node`` had come in the calls it watches.
 
-    Not ``exact``: at least so far; the marks of its process may say more.
+    Not ``exact``: at least so far; the marks of its process may say more. ``lost`` has the numbers
+    of calls whose positions there was no room for.
     """
 
     node: str
     positions: dict[str, Position]
     exact: bool = True
+    lost: tuple[int, ...] = ()
 
 
 class Tickets(Protocol):
@@ -106,14 +119,34 @@ Marks = Mapping[str, Mapping[str, Position] | None]
 
 
 def bounded(ticket: Ticket) -> Ticket:
-    """Return a ticket that is not too large."""
+    """Return a ticket that is not too large: of what does not fit, the numbers are kept."""
     room, fits = TICKET_BYTES, {}
     for cid, position in ticket.positions.items():
         room -= len(cid) + len(position.epoch) + 32
         if room < 0:
             break
         fits[cid] = position
-    return msgspec.structs.replace(ticket, positions=fits)
+    lost = (*ticket.lost, *map(_number, islice(ticket.positions, len(fits), None)))
+    return msgspec.structs.replace(
+        ticket, positions=fits, lost=tuple(dict.fromkeys(lost))[:NUMBERS_MOST]
+    )
+
+
+def _number(cid: str) -> int:
+    """Return what stands for a call where its name would take too much room."""
+    return zlib.crc32(cid.encode())
+
+
+def _unfolded(ticket: Ticket, cids: Iterable[str]) -> Ticket:
+    """Return a ticket with positions, be they ``LOST``, for those of the calls that it is for."""
+    if not ticket.lost:
+        return ticket
+    numbers = set(ticket.lost)
+    lost = {cid: LOST for cid in cids if _number(cid) in numbers}
+    rest = numbers - {_number(cid) for cid in lost}
+    return msgspec.structs.replace(
+        ticket, positions=ticket.positions | lost, lost=tuple(n for n in ticket.lost if n in rest)
+    )
 
 
 def held_by(entries: Mapping[str, Entry], cids: Collection[str]) -> dict[str, str]:
@@ -121,14 +154,38 @@ def held_by(entries: Mapping[str, Entry], cids: Collection[str]) -> dict[str, st
     return {
         name: entry.ticket.node
         for name, entry in entries.items()
-        if not entry.until and not entry.ticket.positions.keys().isdisjoint(cids)
+        if not entry.until and not _unfolded(entry.ticket, cids).positions.keys().isdisjoint(cids)
     }
 
 
 def superfluous(entries: Mapping[str, Entry], newest: str) -> list[str]:
     """Return which of a user's entries are too many, never the one that was just written."""
-    others = sorted(_by_age(entries), key=newest.__eq__)
-    return others[: max(0, len(entries) - TICKETS_MOST)]
+    others = sorted((name for name in _by_age(entries) if name != OVERFLOW), key=newest.__eq__)
+    return others[: max(0, len(others) - TICKETS_MOST)]
+
+
+def thinned(
+    entries: Mapping[str, Entry], newest: str, *, now: int, life_ms: int
+) -> dict[str, Entry | None]:
+    """Return what to change where a user has too many entries.
+
+    What the oldest say becomes one ticket, with the lowest position that any of them had.
+    """
+    excess = superfluous(entries, newest)
+    positions: dict[str, Position] = {}
+    numbers: dict[int, None] = {}
+    for name in excess and (*excess, OVERFLOW):
+        entry = entries.get(name)
+        if entry is None or 0 < entry.until <= now:
+            continue
+        numbers.update(dict.fromkeys(entry.ticket.lost))
+        for cid, position in entry.ticket.positions.items():
+            positions[cid] = lower(positions.get(cid, position), position)
+    changes: dict[str, Entry | None] = dict.fromkeys(excess)
+    if positions or numbers:
+        one = bounded(Ticket("", positions, lost=tuple(numbers)))
+        changes[OVERFLOW] = Entry(now + life_ms, one)
+    return changes
 
 
 def _by_age(entries: Mapping[str, Entry]) -> list[str]:
@@ -149,25 +206,26 @@ def resolve(
     """Return what a claim comes to; see ``Tickets.claim``."""
     changes: dict[str, Entry | None] = {}
     claimable: dict[str, dict[str, Position]] = {}
+    unfolded = {name: _unfolded(entry.ticket, cids) for name, entry in entries.items()}
     for name in _by_age(entries):
-        entry = entries[name]
-        if name == heir or not (entry.until or name in gone):
+        if name == heir or not (entries[name].until or name in gone):
             continue
-        known = _known(entry, now, marks)
+        known = _known(Entry(entries[name].until, unfolded[name]), now, marks)
         if known is None:
             changes[name] = None
         else:
             claimable[name] = known
-    own = entries[heir].ticket if heir in entries else Ticket(node, {}, exact=False)
+    own = unfolded.get(heir, Ticket(node, {}, exact=False))
     # What it holds so and asks for all the same it has claimed before, without learning of it.
     before = own.positions if own.exact else {}
     positions = {cid: before[cid] for cid in cids if cid in before}
     claimed, touched = _use_up(claimable, [cid for cid in cids if cid not in positions])
     for name in touched:
-        left = Ticket(entries[name].ticket.node, claimable[name])
-        changes[name] = Entry(entries[name].until, left) if left.positions else None
+        left = bounded(Ticket(unfolded[name].node, claimable[name], lost=unfolded[name].lost))
+        changes[name] = Entry(entries[name].until, left) if left.positions or left.lost else None
     if claimed:  # they come first, lest the bound take them, and count before what it held
-        changes[heir] = Entry(0, bounded(Ticket(node, claimed | own.positions | claimed)))
+        heirs = Ticket(node, claimed | own.positions | claimed, lost=own.lost)
+        changes[heir] = Entry(0, bounded(heirs))
     return Claim(positions | claimed, changes)
 
 
@@ -197,6 +255,11 @@ def further(start: Position, mark: Position | None) -> Position:
     return min(start, mark, key=lambda position: position.offset)
 
 
+def lower(one: Position, other: Position) -> Position:
+    """Return the position from which on both miss nothing."""
+    return min(one, other, key=lambda at: (at.offset, at != LOST))
+
+
 def _use_up(
     claimable: Mapping[str, dict[str, Position]], cids: Collection[str]
 ) -> tuple[dict[str, Position], set[str]]:
@@ -207,9 +270,10 @@ def _use_up(
         having = [name for name, known in claimable.items() if cid in known]
         if not having:
             continue
-        lowest = min((claimable[name][cid] for name in having), key=lambda at: at.offset)
-        positions[cid] = lowest
-        del claimable[having[0]][cid]
+        lowest = positions[cid] = reduce(lower, (claimable[name][cid] for name in having))
+        having = [name for name in having if name != OVERFLOW]
+        for name in having[:1]:
+            del claimable[name][cid]
         for name in having[1:]:
             claimable[name][cid] = lowest
         touched.update(having)

@@ -19,7 +19,7 @@ from websockets import frames
 
 from relay import logs, metrics
 from relay.broker import Broker
-from relay.broker.tickets import BEAT_S, HELD_LIFE_S, Ticket, Tickets
+from relay.broker.tickets import BEAT_S, HELD_LIFE_S, LOST, Ticket, Tickets
 from relay.errors import Unavailable
 from relay.events import Position
 from relay.gateway.hub import Hub
@@ -210,8 +210,10 @@ class Returns:
         positions = await self._tickets.claim(user_id, cids, gone, name, node)
         if not positions:
             return
+        lost = sum(position == LOST for position in positions.values())
         metrics.TICKETS.labels("claimed").inc()
-        log.info("ticket claimed", calls=len(positions), peer=connection.peer)
+        metrics.TICKETS.labels("lost").inc(lost)
+        log.info("ticket claimed", calls=len(positions), lost=lost, peer=connection.peer)
         trail = self._trail(connection)
         if trail is None:  # it has closed meanwhile, so the next one may claim it
             self._keep(name, _Ended(user_id, Ticket(node, positions)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from relay.broker.tickets import Ticket
+from relay.broker.tickets import TICKETS_MOST, Ticket
 from relay.events import Position
 from tests.contract.harness import CID, RedisRig
 
@@ -50,3 +52,20 @@ async def test_no_key_stays_for_ever(rig: RedisRig) -> None:
         assert all(0 < client.pttl(key) <= 86_400_000 for key in keys)
         await tickets.drop("john", "a")
         assert client.exists(keys[0]) == 0
+
+
+async def test_tickets_that_are_written_at_once_become_one_without_a_loss(rig: RedisRig) -> None:
+    broker = await rig.broker()
+    tickets = rig.tickets(broker)
+    cids = [f"default:{n}" for n in range(3 * TICKETS_MOST)]
+    await asyncio.gather(
+        *(
+            tickets.leave("john", f"s{n}", Ticket(broker.node, {cid: Position("e1", n)}))
+            for n, cid in enumerate(cids)
+        )
+    )
+    await tickets.leave("john", "last", ticket(broker.node))
+    with rig.server.client() as client:
+        assert client.hlen(broker.keyspace.tickets("john")) == TICKETS_MOST + 1
+    claimed = await tickets.claim("john", cids, [], "new", broker.node)
+    assert claimed == {cid: Position("e1", n) for n, cid in enumerate(cids)}

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import pytest
 
+from relay import wire
 from relay.broker.memory_tickets import MemoryTickets
-from relay.broker.tickets import TICKETS_MOST, Entry, Ticket, bounded, resolve, superfluous
+from relay.broker.tickets import (
+    LOST,
+    NUMBERS_MOST,
+    OVERFLOW,
+    TICKETS_MOST,
+    Entry,
+    Ticket,
+    bounded,
+    further,
+    lower,
+    resolve,
+    superfluous,
+    thinned,
+)
 from relay.events import Position
-from tests.contract.harness import CID
+from tests.contract.harness import CID, OTHER
 
 
 def entry(until: int = 0, offset: int = 5, *, exact: bool = True) -> Entry:
@@ -23,6 +37,49 @@ def test_the_ticket_that_was_just_written_is_never_too_many() -> None:
 def test_what_can_still_be_claimed_goes_before_what_is_held() -> None:
     entries = {f"s{n}": entry() for n in range(TICKETS_MOST)} | {"left": entry(until=7)}
     assert superfluous(entries, "s3") == ["left"]
+
+
+def test_what_the_others_have_become_is_not_too_many() -> None:
+    entries = {f"s{n}": entry(until=7) for n in range(TICKETS_MOST)} | {OVERFLOW: entry(until=9)}
+    assert superfluous(entries, "s0") == []
+    assert thinned(entries, "s0", now=1, life_ms=10) == {}
+
+
+def test_the_oldest_become_one_with_the_lowest_positions() -> None:
+    entries = {f"s{n}": entry(until=50 + n, offset=9 - n) for n in range(TICKETS_MOST + 2)}
+    entries[OVERFLOW] = Entry(60, Ticket("", {OTHER: Position("e1", 3)}, lost=(7,)))
+    assert thinned(entries, "new", now=1, life_ms=100) == {
+        "s0": None,
+        "s1": None,
+        OVERFLOW: Entry(
+            101, Ticket("", {CID: Position("e1", 8), OTHER: Position("e1", 3)}, lost=(7,))
+        ),
+    }
+
+
+def test_what_can_no_longer_be_claimed_becomes_nothing() -> None:
+    entries = {f"s{n}": entry(until=7) for n in range(TICKETS_MOST + 1)}
+    assert thinned(entries, "new", now=7, life_ms=100) == {"s0": None}
+
+
+def test_a_position_that_was_not_kept_is_lower_than_all() -> None:
+    for position in (Position("e1", 0), Position("e2", 7)):
+        assert lower(LOST, position) == lower(position, LOST) == LOST
+        assert further(LOST, position) == LOST
+    assert lower(Position("e2", 3), Position("e1", 4)) == Position("e2", 3)
+
+
+def test_numbers_are_bounded_and_each_is_kept_once() -> None:
+    positions = {f"default:{n}": Position("e1", n) for n in range(3 * NUMBERS_MOST)}
+    large = bounded(Ticket("node", positions))
+    assert len(large.lost) == NUMBERS_MOST
+    small = Ticket("node", {}, lost=(1, 2, 1))
+    assert bounded(small).lost == (1, 2)
+
+
+def test_a_ticket_without_lost_calls_reads_as_before() -> None:
+    ticket = entry().ticket
+    assert wire.decode(wire.encode(ticket)).keys() == {"node", "positions"}
 
 
 def test_nobody_inherits_from_itself() -> None:

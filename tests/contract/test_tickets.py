@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from relay.broker import Broker
-from relay.broker.tickets import TICKET_BYTES, TICKETS_MOST, Ticket, Tickets
+from relay.broker.tickets import LOST, TICKET_BYTES, TICKETS_MOST, Ticket, Tickets
 from relay.events import Position
 from tests.contract.harness import CID, OTHER, Rig
 
@@ -236,16 +236,54 @@ async def test_a_user_has_so_many_tickets_and_the_oldest_go(john: User, rig: Rig
         await john.leave(f"s{n}", demo=n)
         await rig.pass_time(0.001)
     assert "open" in await john.held(OTHER)
-    claimed = [await john.claim(CID, heir=f"new{n}") for n in range(3)]
-    assert claimed == [{CID: at(6)}] * 3
+    claimed = [await john.claim(CID, heir=f"new{n}") for n in range(TICKETS_MOST + 5)]
+    assert claimed == [{CID: at(0)}] * (TICKETS_MOST + 5), "what the oldest had is good for all"
 
 
-async def test_a_ticket_has_so_many_bytes_and_no_more(
+async def test_what_has_no_room_in_a_ticket_is_told_to_be_lost(
     john: User, tickets: Tickets, broker: Broker
 ) -> None:
-    calls = {f"default:{n:0128}": at(n) for n in range(1000)}
+    calls = {f"default:{n:0128}": at(n + 1) for n in range(1000)}
     for put in (tickets.hold, tickets.leave):
         await put("jöhn", "old", john.ticket(calls))
-    claimed = await tickets.claim("jöhn", list(calls), [], "new", broker.node)
-    assert list(claimed) == list(calls)[: len(claimed)]
-    assert 50 < len(claimed) < TICKET_BYTES // 128
+    last = [*calls][-1]
+    assert await tickets.claim("jöhn", [last], [], "first", broker.node) == {last: LOST}
+    claimed = await tickets.claim("jöhn", [*calls, OTHER], [], "new", broker.node)
+    kept = [cid for cid, position in claimed.items() if position != LOST]
+    assert kept == [*calls][: len(kept)]
+    assert 50 < len(kept) < TICKET_BYTES // 128
+    assert claimed == {cid: calls[cid] if cid in kept else LOST for cid in [*calls][:-1]}
+    assert await tickets.claim("jöhn", [*calls], [], "newer", broker.node) == {}
+
+
+async def test_an_open_socket_is_found_by_calls_that_had_no_room(
+    john: User, tickets: Tickets
+) -> None:
+    calls = {f"default:{n:0128}": at(n + 1) for n in range(1000)}
+    await tickets.hold("jöhn", "open", john.ticket(calls))
+    assert [*await tickets.held("jöhn", [[*calls][-1]])] == ["open"]
+    assert await tickets.held("jöhn", [OTHER]) == {}
+
+
+async def test_of_two_tickets_for_a_call_the_one_without_a_position_counts(
+    john: User, tickets: Tickets, broker: Broker
+) -> None:
+    calls = {f"default:{n:0128}": at(n + 1) for n in range(1000)}
+    last = [*calls][-1]
+    await tickets.leave("jöhn", "large", john.ticket(calls))
+    await tickets.leave("jöhn", "small", john.ticket({last: at(5)}))
+    for heir in ("first", "second"):
+        assert await tickets.claim("jöhn", [last], [], heir, broker.node) == {last: LOST}
+    assert await tickets.claim("jöhn", [last], [], "third", broker.node) == {}
+
+
+async def test_what_is_too_many_is_kept_as_one_and_for_a_minute(broker: Broker, rig: Rig) -> None:
+    tickets = rig.tickets(broker, life_s=0.2)
+    for n in range(TICKETS_MOST + 5):
+        await tickets.leave("jöhn", f"s{n}", Ticket(broker.node, {f"default:{n}": at(n)}))
+    first = await tickets.claim("jöhn", ["default:0", "default:9"], [], "new", broker.node)
+    assert first == {"default:0": at(0), "default:9": at(9)}
+    again = await tickets.claim("jöhn", ["default:0", "default:9"], [], "newer", broker.node)
+    assert again == {"default:0": at(0)}, "nobody knows how many had it"
+    await rig.pass_time(0.25)
+    assert await tickets.claim("jöhn", ["default:0"], [], "newest", broker.node) == {}

@@ -13,7 +13,7 @@ from relay.broker.tickets import Ticket
 from relay.errors import Close, Unavailable, UnknownConnection
 from relay.events import Position
 from relay.gateway.returns import NOTED_AT_ONCE, PROBE_S, WAITING_MOST, _Ended
-from tests.gateway.conftest import NOW_NS, Gateway, MakeGateway, closed
+from tests.gateway.conftest import NOW_NS, Gateway, MakeGateway, closed, counted
 from tests.gateway.fakes import CID, at, turns
 from tests.gateway.peer import Peer
 
@@ -217,6 +217,20 @@ async def test_a_slow_replay_is_not_taken_for_had(gateway: Gateway, tickets: Tic
     again.transport.abort()
     await turns()
     assert offsets(await returned(gateway)) == [1, 2, 3]
+
+
+async def test_calls_beyond_the_room_of_a_ticket_are_told(gateway: Gateway) -> None:
+    cids = [f"default:{n:0100}" for n in range(300)]
+    claimed = counted("relay_tickets_total", what="lost")
+    await breaks(await watching(gateway, *cids))
+    for cid in cids:
+        gateway.broker.send(1, cid)
+    john = await returned(gateway, *cids)
+    told = {t["call_cid"]: t["recovered"] for t in john.texts if t["type"] == "call.position"}
+    assert 0 < len(told) < len(cids)
+    assert set(told.values()) == {False}
+    assert len(offsets(john)) == len(cids) - len(told), "the others get what they missed"
+    assert counted("relay_tickets_total", what="lost") == claimed + len(told)
 
 
 async def test_what_cannot_be_recovered_is_told(gateway: Gateway) -> None:
