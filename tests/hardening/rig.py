@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Final
@@ -29,9 +29,11 @@ ROUNDS: Final = max(1, SOAK // 10)
 
 CALLS: Final = ("default:one", "default:two", "livestream:three")
 TIMEOUT_S: Final = 1.0
-"""RELAY_PUBLISH_TIMEOUT of the relays."""
-LATEST_S: Final = TIMEOUT_S + 9.0
-"""An answer takes no longer: the stated bound, and what a very busy machine adds."""
+"""RELAY_PUBLISH_TIMEOUT of the relays, where nothing else is said."""
+DRAIN_S: Final = 1.0
+"""RELAY_DRAIN_TIMEOUT of the relays: what is looked at here is over when they stop."""
+BUSY_S: Final = 9.0
+"""An answer takes no longer than the stated bound and this, which a very busy machine may add."""
 PATIENCE_S: Final = 30.0
 
 
@@ -84,8 +86,9 @@ class Sender:
 class Storm:
     """Relays, senders and watchers at work."""
 
-    def __init__(self, relays: list[RelayProcess], seed: int) -> None:
+    def __init__(self, relays: list[RelayProcess], seed: int, timeout_s: float) -> None:
         self.relays = relays
+        self.timeout_s = timeout_s
         self.random = Random(seed)
         self.watchers: list[Client] = []
         self.senders = [
@@ -108,20 +111,27 @@ class Storm:
             assert time.monotonic() < deadline, f"in vain: {what}"
             await asyncio.sleep(0.01)
 
-    async def accept(self, count: int) -> None:
-        """Wait until every sender had so many more events accepted."""
-        goals = [(sender, len(sender.accepted) + count) for sender in self.senders]
+    async def accept(self, count: int, cids: Collection[str] = CALLS) -> None:
+        """Wait until every sender of these calls had so many more events accepted."""
+        goals = [(each, len(each.accepted) + count) for each in self._of(cids)]
         await self.until(
             lambda: all(len(sender.accepted) >= goal for sender, goal in goals),
             "events are accepted",
         )
 
-    async def refuse(self, count: int) -> None:
-        """Wait until every sender was refused so many times more."""
-        goals = [(sender, sender.refused + count) for sender in self.senders]
+    async def refuse(self, count: int, cids: Collection[str] = CALLS) -> None:
+        """Wait until every sender of these calls was refused so many times more."""
+        goals = [(sender, sender.refused + count) for sender in self._of(cids)]
         await self.until(
             lambda: all(sender.refused >= goal for sender, goal in goals), "events are refused"
         )
+
+    def refusals(self, cids: Collection[str]) -> int:
+        """Return how often the senders of these calls were refused so far."""
+        return sum(sender.refused for sender in self._of(cids))
+
+    def _of(self, cids: Collection[str]) -> list[Sender]:
+        return [sender for sender in self.senders if sender.cid in cids]
 
     async def until_ready(self, status: int) -> Frame:
         """Wait until every relay's /readyz answers so; return the last answer."""
@@ -137,11 +147,15 @@ class Storm:
                     return dict(answers[-1].json())
                 await asyncio.sleep(0.05)
 
-    async def finish(self) -> None:
-        """Stop sending, and return once every watcher has each call's last event."""
+    async def fall_silent(self) -> None:
+        """Stop sending, and return once the last event of every sender is accepted."""
         for sender in self.senders:
             sender.stop()
         await asyncio.gather(*self._running)
+
+    async def finish(self) -> None:
+        """Stop sending, and return once every watcher has each call's last event."""
+        await self.fall_silent()
         assert {watcher.close_code for watcher in self.watchers} == {None}, "sockets stay"
         for watcher in self.watchers:
             for sender in self.senders:
@@ -153,7 +167,8 @@ class Storm:
     def check(self, *, losses: bool = False) -> None:
         """Hold everything against the promise; ``losses`` says that some may have been told."""
         for sender in self.senders:
-            assert sender.longest_s < LATEST_S, "publishing waits at most for a stated time"
+            latest_s = self.timeout_s + BUSY_S
+            assert sender.longest_s < latest_s, "publishing waits at most for a stated time"
             for watcher in self.watchers:
                 seen = numbers(watcher, sender.cid)
                 told = follow(watcher, sender.cid)
@@ -201,18 +216,25 @@ async def _balanced(relay: RelayProcess) -> None:
 
 
 @asynccontextmanager
-async def storm(redis_url: str, seed: int, relays: int = 2) -> AsyncIterator[Storm]:
+async def storm(
+    redis_url: str, seed: int, relays: int = 2, timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[Storm]:
     """Run relays with watchers of every call, and senders that have already begun."""
     print("seed", seed)
     async with AsyncExitStack() as stack:
         started = [
-            RelayProcess(redis_url=redis_url, redis_prefix="storm:", publish_timeout=TIMEOUT_S)
+            RelayProcess(
+                redis_url=redis_url,
+                redis_prefix="storm:",
+                publish_timeout=timeout_s,
+                drain_timeout=DRAIN_S,
+            )
             for _ in range(relays)
         ]
         for relay in started:
             await anyio.to_thread.run_sync(relay.start)  # a proxy may run on this loop
             stack.push(relay)
-        made = Storm(started, seed)
+        made = Storm(started, seed, timeout_s)
         for relay in started:
             for user in ("ann", "bob"):
                 client = await stack.enter_async_context(connected(relay, user))
@@ -228,5 +250,6 @@ async def storm(redis_url: str, seed: int, relays: int = 2) -> AsyncIterator[Sto
         # A relay logs what went wrong: that is no failure here, a traceback would be.
         for relay in started:
             relay.terminate()
+        for relay in started:
             assert await anyio.to_thread.run_sync(relay.wait) == 0
             assert "Traceback" not in relay.log, relay.log
