@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from relay import api, calls, egress, forwarded, hooks, http, ingress, metrics
 from relay.announcer import Announcer
-from relay.broker import Broker, Inbox, Limits, Outbox, Store, Unavailable
+from relay.broker import Broker, Inbox, Limits, Outbox, Store
 from relay.broker.seats import Sessions
 from relay.broker.tickets import Tickets
 from relay.doors import Door
@@ -277,15 +277,11 @@ class App:
     def _page_routes(self, demo: bool) -> list[Route]:
         return api.page_routes(self._settings.api_key if demo else None)
 
-    async def _readiness(self) -> api.Readiness:
-        """Find out what keeps this process from serving."""
+    def _readiness(self) -> api.Readiness:
+        """Return what keeps this process from serving; asks nobody, so it can be told at once."""
         problems: dict[str, str | None] = {"draining": None, "broker": None}
         if self._draining:
             problems["draining"] = "this process is shutting down"
-        try:
-            await self._broker.ping()
-        except Unavailable as error:
-            problems["broker"] = error.message
         health = self._broker.health()
         problems.update(health.problems)
         metrics.REDIS_UP.set(problems["broker"] is None)
