@@ -50,8 +50,12 @@ class Sender:
         self._random = random
         self._stopping = False
 
-    async def run(self) -> None:
+    def start(self) -> asyncio.Task[None]:
         """Send until ``stop``."""
+        self._stopping = False
+        return asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
         headers = {"authorization": self._relay.token(), "stream-auth-type": "jwt"}
         async with httpx.AsyncClient(
             base_url=self._relay.base_url, timeout=PATIENCE_S, headers=headers
@@ -98,8 +102,8 @@ class Storm:
         self._running: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to send."""
-        self._running = [asyncio.create_task(sender.run()) for sender in self.senders]
+        """Begin to send, or go on."""
+        self._running = [sender.start() for sender in self.senders]
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until ``condition`` is true; fails when a sender has, or after a while."""
