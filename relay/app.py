@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from relay import api, calls, egress, forwarded, hooks, http, ingress, metrics
 from relay.announcer import Announcer
-from relay.broker import Broker, Inbox, Limits, Outbox, Store, Unavailable
+from relay.broker import Broker, Inbox, Limits, Outbox, Store
 from relay.broker.seats import Sessions
 from relay.broker.tickets import Tickets
 from relay.doors import Door
@@ -280,19 +280,15 @@ class App:
     async def _tell_readiness(self) -> None:
         """Keep the metric true, whoever asks for it, and whichever process answers."""
         while True:
-            for hop, problem in (await self._readiness()).problems.items():
+            for hop, problem in self._readiness().problems.items():
                 metrics.READY.labels(hop).set(problem is None)
             await asyncio.sleep(READY_EVERY_S)
 
-    async def _readiness(self) -> api.Readiness:
-        """Find out what keeps this process from serving."""
+    def _readiness(self) -> api.Readiness:
+        """Return what keeps this process from serving; asks nobody, so it can be told at once."""
         problems: dict[str, str | None] = {"draining": None, "broker": None}
         if self._draining:
             problems["draining"] = "this process is shutting down"
-        try:
-            await self._broker.ping()
-        except Unavailable as error:
-            problems["broker"] = error.message
         health = self._broker.health()
         problems.update(health.problems)
         troubles = self._dispatcher.troubles().items()

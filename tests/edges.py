@@ -230,7 +230,7 @@ def compose(
 ) -> ASGIApp:
     """Compose the edges as the application does."""
 
-    async def ready() -> api.Readiness:
+    def ready() -> api.Readiness:
         return api.Readiness(problems, tuple(warnings))
 
     found = load_sources(sources, KEYS, max_bytes=MAX_BYTES, freshness_s=3600)

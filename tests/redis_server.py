@@ -45,12 +45,18 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One server. ``arguments`` are settings such as ``--appendonly yes``."""
+    """One server. ``arguments`` are settings such as ``--appendonly yes``.
 
-    def __init__(self, *arguments: str, sentinel: bool = False, binary: str = BINARY) -> None:
+    ``front`` is the port that it gives others as its own: its own, or that of a proxy before it.
+    """
+
+    def __init__(
+        self, *arguments: str, sentinel: bool = False, binary: str = BINARY, fronted: bool = False
+    ) -> None:
         if not Path(binary).exists():
             pytest.fail("redis-server is missing: apt-get install redis-server")
         self.port = free_port()
+        self.front = free_port() if fronted else self.port
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="relay-redis-")
         self._arguments = arguments
@@ -73,6 +79,9 @@ class RedisServer:
         common = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", folder]
         common += ["--logfile", "redis.log"]
         if not self._is_sentinel:
+            if self.front != self.port:
+                common += ["--replica-announce-port", str(self.front)]
+                common += ["--cluster-announce-port", str(self.front)]
             return [*common, "--save", "", "--appendonly", "no"]
         memory = Path(folder, "sentinel.conf")  # where it writes down what it learns
         memory.touch()

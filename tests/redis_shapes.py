@@ -1,6 +1,9 @@
 """Redis in every shape, as real servers on free ports: Sentinel with its trio, a Cluster.
 
 Servers start side by side, with timeouts short enough for tests; each is ended by its own handle.
+With ``fronted`` they name the ports of proxies as their own (tests/broker/proxy.py), which have to
+run before the servers start: the relays and the servers' own replication then go through those, a
+Cluster's bus and the way to the sentinels do not.
 """
 
 from __future__ import annotations
@@ -37,9 +40,9 @@ def until(condition: Callable[[], object], what: str) -> None:
 class Watched:
     """A primary, its replica, and three sentinels that call it ``main``."""
 
-    def __init__(self, *arguments: str, binary: str = BINARY) -> None:
+    def __init__(self, *arguments: str, binary: str = BINARY, fronted: bool = False) -> None:
         quick = ("--repl-diskless-sync-delay", "0", *arguments)
-        self.servers = [RedisServer(*quick, binary=binary), RedisServer(*quick, binary=binary)]
+        self.servers = [RedisServer(*quick, binary=binary, fronted=fronted) for _ in range(2)]
         self.sentinels = [RedisServer(sentinel=True, binary=binary) for _ in range(3)]
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"redis+sentinel://{hosts}/main"
@@ -50,7 +53,7 @@ class Watched:
         """The server that the sentinels call the primary."""
         with self.sentinels[0].client() as client:
             [_, port] = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")
-        return next(server for server in self.servers if server.port == int(port))
+        return next(server for server in self.servers if server.front == int(port))
 
     @property
     def replica(self) -> RedisServer:
@@ -88,11 +91,11 @@ class Watched:
                 server.await_start()
             primary, replica = self.servers
             with replica.client() as client:
-                client.replicaof("127.0.0.1", primary.port)
+                client.replicaof("127.0.0.1", primary.front)
             for sentinel in self.sentinels:
                 with sentinel.client() as client:
                     for command in (
-                        ("MONITOR", "main", "127.0.0.1", primary.port, 2),
+                        ("MONITOR", "main", "127.0.0.1", primary.front, 2),
                         ("SET", "main", "down-after-milliseconds", DOWN_AFTER_MS),
                         ("SET", "main", "failover-timeout", 3000),
                     ):
@@ -127,6 +130,7 @@ class Cluster:
         primaries: int = 3,
         replicas: int = 0,
         certificate: Path | None = None,
+        fronted: bool = False,
     ) -> None:
         tls_ports = [free_port() for _ in range(primaries * (1 + replicas))]
         self.tls_url = f"rediss+cluster://localhost:{tls_ports[0]}"
@@ -136,12 +140,12 @@ class Cluster:
                 "--cluster-enabled", "yes", "--cluster-port", str(free_port()),
                 "--cluster-node-timeout", str(DOWN_AFTER_MS),
                 "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
-                *_tls(certificate, tls_port), *arguments,
+                *_tls(certificate, tls_port), *arguments, fronted=fronted,
             )
             for tls_port in tls_ports
         ]  # fmt: skip
         self._primaries = primaries
-        self.url = f"redis+cluster://127.0.0.1:{self.servers[0].port}"
+        self.url = f"redis+cluster://127.0.0.1:{self.servers[0].front}"
         self._stack = ExitStack()
 
     # -- looking ----------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ class Cluster:
         return self.servers[0].client(**options)
 
     def ranges(self, asked: RedisServer | None = None) -> list[tuple[int, int, int, list[int]]]:
-        """Return first and last slot, the primary's port and its replicas', as a node sees it."""
+        """Return first and last slot, the primary's front and its replicas', as a node sees it."""
         reply = self.run(asked or self.servers[0], "CLUSTER", "SLOTS")
         return [
             (first, last, primary[1], [replica[1] for replica in replicas])
@@ -165,7 +169,7 @@ class Cluster:
             if asked.is_running:
                 ports = [p for first, last, p, _ in self.ranges(asked) if first <= slot <= last]
                 if ports:  # a node may not know during a change of primaries
-                    return next(server for server in self.servers if server.port == ports[0])
+                    return next(server for server in self.servers if server.front == ports[0])
         raise AssertionError("no server runs that knows the key's")
 
     def run(self, server: RedisServer, *command: str | int) -> Any:
@@ -176,7 +180,7 @@ class Cluster:
     def keys(self, pattern: str) -> list[str]:
         """Return the keys on all primaries."""
         ports = {port for _, _, port, _ in self.ranges()}
-        found = [self.run(s, "KEYS", pattern) for s in self.servers if s.port in ports]
+        found = [self.run(s, "KEYS", pattern) for s in self.servers if s.front in ports]
         return [key for keys in found for key in keys]
 
     # -- changing ---------------------------------------------------------------------------------
@@ -184,8 +188,8 @@ class Cluster:
     def begin_migration(self, key: str) -> tuple[RedisServer, RedisServer]:
         """Open the migration of a key's slot; return from where and to where."""
         source = self.owner(key)
-        ports = [port for _, _, port, _ in self.ranges() if port != source.port]
-        target = next(server for server in self.servers if server.port == ports[0])
+        ports = [port for _, _, port, _ in self.ranges() if port != source.front]
+        target = next(server for server in self.servers if server.front == ports[0])
         slot = key_slot(key)
         self.run(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
         self.run(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
@@ -218,14 +222,14 @@ class Cluster:
         return primary, replica
 
     def _replicas(self, primary: RedisServer) -> list[RedisServer]:
-        ports = {p for _, _, port, found in self.ranges() if port == primary.port for p in found}
-        return [server for server in self.servers if server.port in ports]
+        ports = {p for _, _, port, found in self.ranges() if port == primary.front for p in found}
+        return [server for server in self.servers if server.front in ports]
 
-    def failover(self, key: str) -> None:
-        """Have a replica take over from the primary that serves a key."""
+    def failover(self, key: str, *how: str) -> None:
+        """Have a replica take over from the primary that serves a key; ``FORCE`` asks only it."""
         before = self.owner(key)
         [server] = self._replicas(before)
-        self.run(server, "CLUSTER", "FAILOVER")
+        self.run(server, "CLUSTER", "FAILOVER", *how)
         until(lambda: self.owner(key) is server, "another primary")
 
     # -- starting ---------------------------------------------------------------------------------

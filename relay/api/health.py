@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -20,8 +20,8 @@ class Readiness(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-Probe = Callable[[], Awaitable[Readiness]]
-"""Finds out whether this process can serve. Bounded in time."""
+Probe = Callable[[], Readiness]
+"""Tells whether this process can serve, from what is known."""
 
 
 def routes(ready: Probe) -> list[Route]:
@@ -31,7 +31,7 @@ def routes(ready: Probe) -> list[Route]:
         return http.answer(request, {"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        found = await ready()
+        found = ready()
         checks = {name: problem or "ok" for name, problem in found.problems.items()}
         said = {"checks": checks, "warnings": found.warnings}
         bad = [f"{name}: {problem}" for name, problem in found.problems.items() if problem]

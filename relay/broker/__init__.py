@@ -267,10 +267,6 @@ class Broker(Protocol):
         """
         ...
 
-    async def ping(self) -> None:
-        """Prove that the broker answers."""
-        ...
-
     def health(self) -> Health:
         """Return what is known of how events flow; does not ask."""
         ...

@@ -2,15 +2,16 @@
 
 One for each connection that publications arrive on, every second. One that is late says which hop
 does not work; one that Redis took and that did not come back has its connection replaced, whereupon
-the primary is looked for anew and all positions are compared.
+the primary is looked for anew and all positions are compared. Beside it goes a question to the same
+server on the connection for commands, by which gaps are repaired: no canary flies there.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from relay import logs, metrics
 from relay.errors import Unavailable
@@ -23,19 +24,21 @@ LATE_S: Final = 3.5
 """Without a canary for that long events do not flow; with ``EVERY_S`` it is told within 5 s."""
 HEAL_EVERY_S: Final = 5.0
 
+BROKER: Final = "broker"
 PUBLISH: Final = "publish"
 SUBSCRIPTION: Final = "subscription"
-HOPS: Final = (PUBLISH, SUBSCRIPTION)
+HOPS: Final = (BROKER, PUBLISH, SUBSCRIPTION)
 
 
 class Canary:
-    """What is known of one canary; times are the loop's, in seconds. Pure."""
+    """What is known of one canary and its server; times are the loop's, in seconds. Pure."""
 
     def __init__(self, now: float) -> None:
         self.heard_at = now
         self.taken_at = now
         self.missing_since: float | None = None
-        self.failure = "it does not answer"
+        self.failure = self.silence = "it does not answer"
+        self._answered_at = now
         self._healed_at = now
 
     def taken(self, now: float) -> None:
@@ -62,6 +65,17 @@ class Canary:
         if late_s <= LATE_S:
             return None
         return PUBLISH, f"Redis has taken no event for {late_s:.0f} s: {self.failure}"
+
+    def answered(self, now: float) -> None:
+        """Note that the server has answered a question."""
+        self._answered_at = now
+
+    def silent(self, now: float) -> str | None:
+        """Return why the server cannot be asked anything, None while it can."""
+        silent_s = now - self._answered_at
+        if silent_s <= LATE_S:
+            return None
+        return f"Redis has answered no command for {silent_s:.0f} s: {self.silence}"
 
     def reconnecting(self, now: float) -> None:
         """Note that the connection is being made anew: that is all that healing would do."""
@@ -97,19 +111,24 @@ class Subscriptions(Protocol):
 
 
 class Canaries:
-    """The canaries of a process. ``cids`` names those there should be now, one a connection."""
+    """The canaries of a process. ``cids`` names those there should be now, one a connection.
+
+    ``ask`` asks the server that serves a cid for a sign of life.
+    """
 
     def __init__(
         self,
         publish: Callable[[str, bytes], Awaitable[object]],
+        ask: Callable[[str], Awaitable[object]],
         subscriptions: Subscriptions,
         cids: Callable[[], Collection[str]],
     ) -> None:
         self._publish = publish
+        self._ask = ask
         self._subscriptions = subscriptions
         self._cids = cids
         self._canaries: dict[str, Canary] = {}
-        self._publishing: dict[str, asyncio.Task[None]] = {}
+        self._flying: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._tasks = Tasks("canaries")
 
     def start(self) -> None:
@@ -127,6 +146,7 @@ class Canaries:
         for canary in self._canaries.values():
             if (problem := canary.problem(now)) is not None:
                 problems[problem[0]] = problem[1]
+            problems[BROKER] = problems[BROKER] or canary.silent(now)
         return problems
 
     def on_canary(self, cid: str, token: bytes) -> None:
@@ -147,8 +167,7 @@ class Canaries:
                     metrics.CANARIES_MISSED.inc()
                     log.error("events do not come back from redis", canary=cid)
                     self._subscriptions.drop(cid, "a canary did not come back")
-                if cid not in self._publishing:
-                    self._send(cid, canary, now)
+                self._send(cid, canary, now)
             metrics.REDIS_UP.set(not any(self.problems().values()))
             await asyncio.sleep(EVERY_S)
 
@@ -171,9 +190,15 @@ class Canaries:
                 await asyncio.sleep(EVERY_S)
 
     def _send(self, cid: str, canary: Canary, now: float) -> None:
-        """Publish one; the next is not sent before Redis has answered this one."""
-        task = self._publishing[cid] = self._tasks.spawn(self._sent(cid, canary, now))
-        task.add_done_callback(lambda _: self._publishing.pop(cid, None))
+        """Publish and ask; neither again before Redis has answered what went before."""
+        if (PUBLISH, cid) not in self._flying:
+            self._fly(PUBLISH, cid, self._sent(cid, canary, now))
+        if (BROKER, cid) not in self._flying:
+            self._fly(BROKER, cid, self._asked(cid, canary))
+
+    def _fly(self, hop: str, cid: str, way: Coroutine[Any, Any, None]) -> None:
+        task = self._flying[hop, cid] = self._tasks.spawn(way)
+        task.add_done_callback(lambda _: self._flying.pop((hop, cid), None))
 
     async def _sent(self, cid: str, canary: Canary, now: float) -> None:
         try:
@@ -182,3 +207,11 @@ class Canaries:
             canary.failure = error.message
         else:
             canary.taken(asyncio.get_running_loop().time())
+
+    async def _asked(self, cid: str, canary: Canary) -> None:
+        try:
+            await self._ask(cid)
+        except Unavailable as error:
+            canary.silence = error.message
+        else:
+            canary.answered(asyncio.get_running_loop().time())

@@ -287,9 +287,6 @@ class MemoryBroker:
             raise Unavailable(f"there is no process {node}")
         return await self._desk.answer(question)
 
-    async def ping(self) -> None:
-        """Return at once: nothing can be away."""
-
     def health(self) -> Health:
         """Return that all is well: what is published is handed over in this process."""
         return Health()

@@ -120,7 +120,9 @@ class RedisBroker:
         self._subscriber = self.subscriptions("subscribe", self.keyspace)
         self._desk = Desk()
         self._messages = RedisMessages(self._desk, self.commands, self.keyspace, node)
-        self._canaries = Canaries(self._publish_canary, self._subscriber, self._canary_cids)
+        self._canaries = Canaries(
+            self._publish_canary, self._ping, self._subscriber, self._canary_cids
+        )
         self._warnings: tuple[str, ...] = ()
 
     def requests(
@@ -391,10 +393,6 @@ class RedisBroker:
         names = await self.commands.run(scripts.NODES, [self.keyspace.nodes], self._dead_after_ms)
         return frozenset(name.decode() for name in names) | {self._node}
 
-    async def ping(self) -> None:
-        """Prove that Redis answers."""
-        await self.commands.request("PING")
-
     # -- how well it is -------------------------------------------------------------------------
 
     def health(self) -> Health:
@@ -407,6 +405,10 @@ class RedisBroker:
     async def _publish_canary(self, cid: str, token: bytes) -> None:
         channel = self.keyspace.channel(cid)
         await self._publishing.request("SPUBLISH", channel, CANARY_HEADER + token, repeatable=False)
+
+    async def _ping(self, cid: str) -> None:
+        slot = self.keyspace.slot(self.keyspace.partition(cid))
+        await self.commands.request("PING", slot=slot)
 
     async def _keep_checking_memory(self) -> None:
         while True:

@@ -44,7 +44,7 @@ async def works(url: str, server: RedisServer | Watched | Cluster) -> None:
         await box.settle(["1-1"])
         await box.aclose()
         await RedisStore(broker).save_user("ann", Profile(name="Ann"), 1)
-        await broker.ping()
+        await broker._ping(CID)
         assert await broker._memory_policy(0) == "noeviction"
 
 

@@ -7,7 +7,15 @@ import asyncio
 import pytest
 
 from relay.broker import Limits
-from relay.broker.canary import EVERY_S, HEAL_EVERY_S, LATE_S, PUBLISH, SUBSCRIPTION, Canary
+from relay.broker.canary import (
+    BROKER,
+    EVERY_S,
+    HEAL_EVERY_S,
+    LATE_S,
+    PUBLISH,
+    SUBSCRIPTION,
+    Canary,
+)
 from tests.broker.proxy import proxied
 from tests.contract.harness import CID, Recorder, RedisRig, closing, event, until
 
@@ -67,6 +75,14 @@ def test_a_connection_that_was_just_made_anew_has_time_to_prove_itself() -> None
     assert canary.is_to_heal(109.0 + HEAL_EVERY_S)
 
 
+def test_a_server_that_answers_no_command_is_told() -> None:
+    canary = Canary(100.0)
+    canary.answered(101.0)
+    canary.silence = "it is on fire"
+    assert canary.silent(101.0 + LATE_S) is None
+    assert "it is on fire" in str(canary.silent(101.1 + LATE_S))
+
+
 def test_a_process_that_stood_still_does_not_blame_its_subscription() -> None:
     canary = Canary(100.0)
     canary.taken(200.0)  # what was sent before it stood still; it will be heard in a moment
@@ -83,7 +99,7 @@ async def test_canaries_fly_and_nobody_else_sees_them(rig: RedisRig, recorder: R
     [canary] = await _canaries(broker)
     began = canary.heard_at
     await until(lambda: canary.heard_at > began, "one has come back")
-    assert broker.health().problems == {PUBLISH: None, SUBSCRIPTION: None}
+    assert broker.health().problems == {BROKER: None, PUBLISH: None, SUBSCRIPTION: None}
     assert broker._subscriber.cids == [CID]
     assert recorder.publications == recorder.interruptions == []
 

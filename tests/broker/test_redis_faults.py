@@ -238,7 +238,6 @@ async def test_while_redis_is_away_everything_is_unavailable(
         broker.history(CID, 0),
         broker.subscribe(CID),
         broker.nodes(),
-        broker.ping(),
     ):
         with pytest.raises(Unavailable):
             await attempt

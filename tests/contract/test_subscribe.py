@@ -64,7 +64,3 @@ async def test_leaving_and_joining_at_once_ends_joined(broker: Broker, recorder:
 
 async def test_leaving_what_was_never_joined_is_harmless(broker: Broker) -> None:
     await broker.unsubscribe(CID)
-
-
-async def test_ping_returns(broker: Broker) -> None:
-    await broker.ping()

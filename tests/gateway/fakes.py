@@ -238,9 +238,6 @@ class FakeBroker:
             raise Unavailable(f"{node} does not answer")
         return await other.receiver.on_question(question)
 
-    async def ping(self) -> None:
-        await self._asked("ping", None)
-
     async def _asked(self, method: str, argument: Any) -> None:
         self.log.append((method, argument))
         await asyncio.sleep(0)

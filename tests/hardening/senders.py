@@ -53,8 +53,12 @@ class Sender(ABC):
     def offering(self) -> AbstractAsyncContextManager[Offer]:
         """Give the way in."""
 
-    async def run(self) -> None:
-        """Send until ``stop``."""
+    def start(self) -> asyncio.Task[None]:
+        """Send until ``stop``, or go on with it."""
+        self._stopping = False
+        return asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
         async with self.offering() as offer:
             while not self._stopping:
                 await self._send(offer)
