@@ -62,6 +62,16 @@ def test_what_can_no_longer_be_claimed_becomes_nothing() -> None:
     assert thinned(entries, "new", now=7, life_ms=100) == {"s0": None}
 
 
+def test_what_the_others_have_become_is_good_for_a_minute() -> None:
+    entries = {OVERFLOW: entry(until=100)}
+    for now, positions, changes in (
+        (99, {CID: Position("e1", 5)}, {"new"}),
+        (100, {}, {OVERFLOW}),
+    ):
+        claim = resolve(entries, [CID], [], heir="new", node="node", now=now, marks={})
+        assert (claim.positions, claim.changes.keys()) == (positions, changes)
+
+
 def test_a_position_that_was_not_kept_is_lower_than_all() -> None:
     for position in (Position("e1", 0), Position("e2", 7)):
         assert lower(LOST, position) == lower(position, LOST) == LOST
