@@ -183,7 +183,10 @@ async def test_canaries_are_sent_whatever_goes_wrong(capsys: pytest.CaptureFixtu
         sent.append(cid)
         canaries.on_canary(cid, token)
 
-    canaries = Canaries(publish, subscriptions, cids)
+    async def ask(cid: str) -> None:
+        pass
+
+    canaries = Canaries(publish, ask, subscriptions, cids)
     canaries.start()
     await asyncio.sleep(5)
     assert subscriptions.cids == ["canary"]
