@@ -35,6 +35,7 @@ HEALED_WITHIN_S: Final = 15.0
 ARRIVED_WITHIN_S: Final = 10.0
 LOST_TAIL_S: Final = 30.0
 POLL_S: Final = 0.05
+GIVEN_UP: Final = "redis connection lost"
 
 
 @pytest.fixture
@@ -96,8 +97,13 @@ async def complete(work: Storm) -> None:
 async def test_a_subscription_that_is_a_black_hole(proxy: Proxy) -> None:
     async with storm(proxy.url, SEED, relays=1, timeout_s=PRODUCTION_S) as work:
         for _ in range(ROUNDS):
+            given_up = work.relays[0].log.count(GIVEN_UP)
             proxy.hold("subscribe")
             await red(work, "subscription")
+            await work.until(
+                lambda n=given_up: work.relays[0].log.count(GIVEN_UP) > n,  # type: ignore[misc]
+                "the connection is given up, with all that it holds",
+            )
             await work.fall_silent()  # so that no later event tells of those that are missing
             proxy.release()
             await complete(work)
