@@ -7,9 +7,11 @@ there is nobody to share the work with.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from itertools import count, islice
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -65,6 +67,7 @@ class MemoryOutbox:
         self._settled: dict[str, int] = {}
         self._tried: dict[Key, Tried | None] = {}
         self._waiting: dict[str, Waiting] = {}
+        self._due: list[tuple[int, str]] = []  # when each of them is due, and its id; in order
         self._dead: OrderedDict[str, DeadLetter] = OrderedDict()
         self._dead_bytes = 0
 
@@ -181,10 +184,19 @@ class MemoryOutbox:
 
     async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
         """Return waiting deliveries that are due, the most overdue first, after some of them."""
-        waiting = sorted(self._waiting.values(), key=lambda each: (each.due_ms, each.id))
-        due = [each for each in waiting if each.due_ms <= now_ms]
-        following = next((each.due_ms for each in waiting if each.due_ms > now_ms), None)
-        return Due(due[skip : skip + count], following)
+        edge = bisect_right(self._due, now_ms, key=itemgetter(0))
+        page = self._due[skip : min(edge, skip + count)]
+        following = self._due[edge][0] if edge < len(self._due) else None
+        return Due([self._waiting[waiting_id] for _, waiting_id in page], following)
+
+    def _let_wait(self, waiting: Waiting) -> None:
+        self._wait_no_more(waiting.id)
+        self._waiting[waiting.id] = waiting
+        insort(self._due, (waiting.due_ms, waiting.id))
+
+    def _wait_no_more(self, waiting_id: str) -> None:
+        if (waiting := self._waiting.pop(waiting_id, None)) is not None:
+            del self._due[bisect_left(self._due, (waiting.due_ms, waiting_id))]
 
     async def record(self, lease: Lease, changes: Changes) -> None:
         """Record changes; raises ``LeaseLost``."""
@@ -200,9 +212,10 @@ class MemoryOutbox:
             self._settled.pop(hook_id, None)
         for letter in changes.dead.values():
             self._bury(letter)
-        self._waiting.update(changes.waiting)
+        for waiting in changes.waiting.values():
+            self._let_wait(waiting)
         for waiting_id in changes.ended:
-            self._waiting.pop(waiting_id, None)
+            self._wait_no_more(waiting_id)
 
     # -- dead letters ---------------------------------------------------------------------------
 
@@ -246,7 +259,7 @@ class MemoryOutbox:
                 bodiless += 1
                 continue
             self._unbury(letter_id)
-            self._waiting[letter_id] = waiting
+            self._let_wait(waiting)
             put_back += 1
         if put_back:
             self._wake()
