@@ -135,8 +135,7 @@ class MemoryBroker:
         self._expire(now)
         # The step cannot fail half-way here, so the relay never repeats an id that it minted.
         if event.minted:
-            position = self._show(event, now)
-            return Publication(cid=event.cid, event_id=event.event_id, position=position)
+            return _publication(event, self._show(event, now))
         key, alias = seen_key(event), alias_key(event)
         seen, seen_alias = self._find(key, now), self._find(alias, now)
         reused = any(
@@ -175,7 +174,7 @@ class MemoryBroker:
     def _append(self, event: Event, now: int) -> tuple[Position, bytes]:
         call = self._call(event.cid, now)
         call.offset += 1
-        top = Position(call.epoch, call.offset)
+        top = call.top
         body = placed(event.body, top)
         call.entries.append((now, call.offset, body))
         if len(call.entries) > self._limits.history_count:

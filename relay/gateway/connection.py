@@ -96,8 +96,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of the peer."""
         self._heard_at = self._sockets.now()
-        is_open = self.direct is not None or self.is_open
-        if is_open and not self._unparsed and self._fragments is None:
+        if not self._unparsed and self._fragments is None and self.is_open:
             text = reading.whole_text(data, self._sockets.limits.frame_max_bytes)
             if text is not None:
                 self._text(text)
