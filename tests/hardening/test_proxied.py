@@ -9,7 +9,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from tests.broker.proxy import behind_proxies
+from tests.broker.proxy import Proxy, behind_proxies
 from tests.hardening.rig import CALLS, ROUNDS, Storm, storm
 from tests.redis_server import RedisServer
 from tests.redis_shapes import Cluster, Watched
@@ -78,15 +78,20 @@ async def until_left(server: RedisServer, work: Storm) -> None:
         )
 
 
+async def go_slow(proxy: Proxy, work: Storm) -> None:
+    """Be slow, though in time, and then quick again; events are accepted in both."""
+    proxy.delay_s = work.random.uniform(0.05, 0.15)
+    await work.accept(5)
+    proxy.delay_s = 0.0
+    await work.accept(5)
+
+
 async def test_a_slow_primary_behind_sentinel() -> None:
     redis = Watched(fronted=True)
     async with behind_proxies(redis) as proxies, storm(redis.url, SEED) as work:
         proxy = proxies[await primary_of(redis)]
         for _ in range(ROUNDS):
-            proxy.delay_s = work.random.uniform(0.05, 0.15)
-            await work.accept(5)
-            proxy.delay_s = 0.0
-            await work.accept(5)
+            await go_slow(proxy, work)
         await work.until_ready(200)
     work.check()
 
@@ -134,10 +139,7 @@ async def test_a_slow_shard() -> None:
         for _ in range(ROUNDS):
             by_shard = await shards(redis)
             slow = work.random.choice(list(by_shard))
-            proxies[slow].delay_s = work.random.uniform(0.05, 0.15)
-            await work.accept(5)
-            proxies[slow].delay_s = 0.0
-            await work.accept(5)
+            await go_slow(proxies[slow], work)
         await work.until_ready(200)
     work.check()
 

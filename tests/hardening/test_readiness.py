@@ -112,31 +112,21 @@ async def test_a_subscription_that_is_a_black_hole(proxy: Proxy) -> None:
     work.check()
 
 
-async def test_a_publish_connection_that_is_a_black_hole(proxy: Proxy) -> None:
-    async with storm(proxy.url, SEED, relays=1, timeout_s=PRODUCTION_S) as work:
+@pytest.mark.parametrize(
+    ("held", "hops", "timeout_s"),
+    [
+        pytest.param(("publish",), ("publish",), PRODUCTION_S, id="publish"),
+        pytest.param(("command",), ("broker",), PRODUCTION_S, id="command"),
+        pytest.param((), ("broker", "publish"), 4 * RED_WITHIN_S, id="all, and a patient relay"),
+    ],
+)
+async def test_connections_that_are_black_holes(
+    proxy: Proxy, held: tuple[str, ...], hops: tuple[str, ...], timeout_s: float
+) -> None:
+    async with storm(proxy.url, SEED, relays=1, timeout_s=timeout_s) as work:
         for _ in range(ROUNDS):
-            proxy.hold("publish")
-            await red(work, "publish")
-            proxy.release()
-            await work.until_ready(200)
-    work.check()
-
-
-async def test_a_command_connection_that_is_a_black_hole(proxy: Proxy) -> None:
-    async with storm(proxy.url, SEED, relays=1, timeout_s=PRODUCTION_S) as work:
-        for _ in range(ROUNDS):
-            proxy.hold("command")
-            await red(work, "broker")
-            proxy.release()
-            await work.until_ready(200)
-    work.check()
-
-
-async def test_all_connections_of_a_relay_that_would_wait_long_for_redis(proxy: Proxy) -> None:
-    async with storm(proxy.url, SEED, relays=1, timeout_s=4 * RED_WITHIN_S) as work:
-        for _ in range(ROUNDS):
-            proxy.hold()
-            await red(work, "broker", "publish")
+            proxy.hold(*held)
+            await red(work, *hops)
             proxy.release()
             await work.until_ready(200)
     work.check()

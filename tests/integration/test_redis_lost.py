@@ -49,9 +49,7 @@ async def lost(redis: RedisServer, loss: str) -> AsyncIterator[None]:
 
 async def until_ok(send: Callable[[], Awaitable[httpx.Response]]) -> dict[str, Any]:
     """Repeat a request for as long as the answer is 503; return the first other answer."""
-    async with asyncio.timeout(15):
-        while (response := await send()).status_code == 503:
-            await asyncio.sleep(0.1)
+    response = await _when(send, lambda status: status != 503)
     assert response.status_code < 300, response.text
     body: dict[str, Any] = response.json()
     return body
@@ -78,9 +76,7 @@ async def test_every_door_answers_503_and_a_repeat_is_published_once(
                 with pytest.raises(Refused) as refused:
                     await john.send(CID, {"n": 3}, event_id="john-3")
                 assert (refused.value.status, refused.value.code) == (503, -1)
-                async with asyncio.timeout(10):
-                    while await _status(relay, "/readyz") != 503:
-                        await asyncio.sleep(0.05)
+                await _when(lambda: _get(relay, "/readyz"), lambda status: status == 503)
                 assert await _status(relay, "/healthz") == 200
             await until_ok(lambda: post_webhook(relay, body))
             await until_ok(lambda: post(relay, event_path(CID), request))
@@ -147,6 +143,16 @@ async def test_a_position_from_before_a_restart_is_good_when_redis_kept_everythi
             assert (await john.watch(CID, since=first))["recovered"] is True
             await john.until_count(2)
             assert john.offsets == [2, 3]
+
+
+async def _when(
+    send: Callable[[], Awaitable[httpx.Response]], is_right: Callable[[int], bool]
+) -> httpx.Response:
+    """Repeat a request until the status of its answer is right, and return that."""
+    async with asyncio.timeout(15):
+        while not is_right((response := await send()).status_code):
+            await asyncio.sleep(0.1)
+    return response
 
 
 async def _until_sent(client: Client, custom: Frame, event_id: str) -> Frame:
