@@ -17,11 +17,11 @@ from typing import Final
 BACKLOG: Final = 2048
 SEND_BUFFER_BYTES: Final = 65_536
 """Without it the kernel hides some 3.8 MiB of a slow peer's bytes from our bounds."""
-USER_TIMEOUT_MS: Final = 30_000
-"""After that long without an acknowledgement the kernel gives a peer up."""
+RECEIVE_BUFFER_BYTES: Final = 65_536
+"""What one peer may have in the kernel before we read it: megabytes, were it left to the kernel."""
 ON_THE_WAY_S: Final = 0.5
 """How long a handshake that has begun may need. Whoever was turned away knocks again after 1 s."""
-LAST_TURNS: Final = 1000
+LAST_TURNS: Final = 2 * BACKLOG
 """Turns of the loop to accept a backlog in, where newcomers cannot be turned away."""
 
 _SO_ATTACH_FILTER: Final = 26
@@ -35,8 +35,11 @@ _NO_NEWCOMERS: Final = (
 """A classic BPF program: (code, jump if true, jump if false, operand)."""
 
 
-def listen(host: str, port: int, *, shared: bool) -> socket.socket:
-    """Return a bound socket, ``shared`` with other processes or ours alone; raises ``OSError``."""
+def listen(host: str, port: int, *, shared: bool, patience_s: float = 30.0) -> socket.socket:
+    """Return a bound socket, ``shared`` with other processes or ours alone; raises ``OSError``.
+
+    The kernel gives up a peer that acknowledges nothing, or has no room, for ``patience_s``.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -46,7 +49,8 @@ def listen(host: str, port: int, *, shared: bool) -> socket.socket:
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience_s * 1000))
         listener.bind(address)
         if not shared:
             # Two sockets may be bound to one address for as long as neither listens.

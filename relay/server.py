@@ -11,12 +11,13 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 
 from relay import logs, ports
 from relay.app import App
+from relay.arrivals import Arrivals
 from relay.errors import Unavailable
 from relay.http_edge import Bounds, HttpProtocol
 from relay.settings import Settings
@@ -61,7 +62,8 @@ def listen(settings: Settings) -> socket.socket:
     With Redis other processes may share the port. With the embedded broker they may not: they
     would be relays of their own, and users of one would not see those of the other.
     """
-    return ports.listen(settings.host, settings.port, shared=bool(settings.redis_url))
+    shared, patience_s = bool(settings.redis_url), settings.slow_timeout
+    return ports.listen(settings.host, settings.port, shared=shared, patience_s=patience_s)
 
 
 async def _serve(
@@ -70,7 +72,8 @@ async def _serve(
     app = App(settings, demo=demo)
     try:
         await app.start()
-        server = Server(_uvicorn_config(settings, app), app, listening, settings.drain_notice)
+        config = _uvicorn_config(settings, app)
+        server = Server(config, app, listening, settings.drain_notice, settings.head_timeout)
         await server.serve(sockets=[listener])
     finally:
         await app.aclose()
@@ -86,24 +89,39 @@ class Server(uvicorn.Server):
         app: App,
         listening: Callable[[int], None],
         notice_s: float = 0.0,
+        tls_s: float = 10.0,
     ) -> None:
         super().__init__(config)
+        self._tls_s = tls_s
         self._app = app
         self._listening = listening
         self._notice_s = notice_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept, then say so."""
-        await super().startup(sockets)
-        # What lives now lives for ever: collections need not look at it again, and with
-        # thousands of sockets a full collection is a pause that every watcher notices.
+        assert sockets is not None
+        self.servers = [self._arrivals(listener) for listener in sockets]  # type: ignore[misc]
+        self.started = True
+        # A collection is a pause that every watcher notices, so each is to look at little: not at
+        # what lives now, which lives for ever, and seldom at what a collection has found alive.
+        # Few cycles are for it anyway: a socket that ends leaves none.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
-        assert sockets is not None
+        gc.set_threshold(2_000, 1_000, 50)
         port = sockets[0].getsockname()[1]
         log.info("listening", port=port)
         self._listening(port)
+
+    def _arrivals(self, listener: socket.socket) -> Arrivals:
+        protocol = partial(
+            cast("Callable[..., HttpProtocol]", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        arrivals = Arrivals(listener, protocol, self.config.ssl, self._tls_s)
+        arrivals.start()
+        return arrivals
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Leave the port, let the gateway's sockets go, then everything else."""
@@ -138,15 +156,15 @@ class Server(uvicorn.Server):
 
 def _uvicorn_config(settings: Settings, app: App) -> uvicorn.Config:
     bounds = Bounds(settings.http_connections, settings.head_timeout)
+    http = partial(HttpProtocol, bounds=bounds, pace=app.sockets.pace)
     return uvicorn.Config(
         app.asgi,
-        http=partial(HttpProtocol, bounds=bounds),  # type: ignore[arg-type] # likewise
+        http=http,  # type: ignore[arg-type] # likewise
         ws=app.sockets.protocol,  # type: ignore[arg-type] # any factory will do
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=ports.BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, int(settings.drain_timeout)),
         proxy_headers=True,

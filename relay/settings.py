@@ -158,7 +158,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "http_connections": Option(
         "connections of one process that speak HTTP at once; 0 = no limit", "connections"
     ),
-    "head_timeout": Option("how long the head of an HTTP request may take", "seconds"),
+    "head_timeout": Option(
+        "how long the head of an HTTP request, or a TLS handshake, may take", "seconds"
+    ),
     "frame_max_bytes": Option("size of a message that a client sends on the socket", "bytes"),
     "command_rate": Option(
         "commands one socket may send in the long run; 0 = no limit", "per second"
@@ -175,7 +177,9 @@ OPTIONS: Final[dict[str, Option]] = {
         "unsent bytes of a socket above which volatile events skip it", "bytes"
     ),
     "hard_buffer_bytes": Option("unsent bytes of a socket above which it is cut off", "bytes"),
-    "slow_timeout": Option("how long a socket may stay above soft_buffer_bytes", "seconds"),
+    "slow_timeout": Option(
+        "how long a socket may stay above soft_buffer_bytes, or its machine take nothing", "seconds"
+    ),
     "publish_timeout": Option("how long a publish may take before it is answered 503", "seconds"),
     "drain_notice": Option(
         "how long a stopping process is unready before it leaves its port", "seconds"

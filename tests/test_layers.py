@@ -33,14 +33,14 @@ LAYERS: Final = (
         "hook_fields",
         "hooks",
     },
-    {"settings", "tasks"},
+    {"settings", "tasks", "pace"},
     {"broker", "publisher"},
     # "" is the package, which offers the publishers
     {"", "doors", "announcer", "participants", "registry"},
     {"http"},
     {"gateway", "ingress", "api", "egress"},
     {"app"},
-    {"server", "workers", "http_edge"},
+    {"server", "workers", "http_edge", "arrivals"},
     {"cli"},
     {"__main__"},
 )

@@ -16,7 +16,7 @@ import uvicorn
 
 from relay import server
 from relay.app import App
-from relay.ports import SEND_BUFFER_BYTES
+from relay.ports import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from relay.server import Server, base_url, listen
 from relay.settings import Settings
 
@@ -66,7 +66,11 @@ def test_a_listening_socket_bounds_what_the_kernel_hides() -> None:
     with listen(MEMORY) as listener:
         # Linux doubles what it is asked for, for its own book-keeping.
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
+        received = listener.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        assert received == 2 * RECEIVE_BUFFER_BYTES
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+    with listen(msgspec.structs.replace(MEMORY, slow_timeout=4.5)) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4_500
 
 
 def test_an_address_that_is_not_ours_is_an_error_that_closes_the_socket() -> None:
