@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from relay import metrics, wire
 from relay.errors import BadInput, RelayError, TooLarge, TooSlow, Unavailable
+from relay.pace import Pace
 
 HEAD_MAX_BYTES: Final = 65_536
 RETRY_AFTER_S: Final = 5
@@ -32,11 +33,16 @@ _UNBOUNDED: Final = Bounds()
 class HttpProtocol(HttpToolsProtocol):
     """One connection that speaks HTTP, until it is upgraded."""
 
-    def __init__(self, *args: Any, bounds: Bounds = _UNBOUNDED, **more: Any) -> None:
+    def __init__(
+        self, *args: Any, bounds: Bounds = _UNBOUNDED, pace: Pace | None = None, **more: Any
+    ) -> None:
         super().__init__(*args, **more)
         self._bounds = bounds
+        self._pace = Pace() if pace is None else pace
+        self._unread = b""  # what came and waits for its turn
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = True
+        self._in_body = False
         self._head_bytes = 0
 
     # -- asyncio.Protocol -------------------------------------------------------------------------
@@ -56,10 +62,34 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
+        self._unread = b""
         self._wait_no_more()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Take bytes, those of a body at once, a request's first ones when it is their turn."""
+        if self._unread:
+            self._unread += data
+        elif self._in_body:
+            self._take(data)
+        else:
+            self._unread = data
+            self._pace.do(self._read_on)
+        if self._unread:
+            self.flow.pause_reading()
+
+    def eof_received(self) -> None:
+        """Learn that the peer will send no more. TLS tells of it although we pause."""
+        self._read_on()
+        super().eof_received()
+
+    def _read_on(self) -> None:
+        if self._unread:
+            data, self._unread = self._unread, b""
+            self.flow.resume_reading()
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
         """Take bytes; whoever owes more of a head, or of a body that nobody reads, has to hurry."""
         if self.transport.is_closing():
             return
@@ -80,6 +110,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Hand the connection over to the gateway, which has a clock of its own."""
         self._wait_no_more()
         super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment] # which knows us: else it takes a collection
 
     # -- httptools --------------------------------------------------------------------------------
 
@@ -91,8 +122,14 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Learn that its head is there."""
         self._in_head = False
+        self._in_body = True
         self._head_bytes = 0
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Learn that all of it is there."""
+        self._in_body = False
+        super().on_message_complete()
 
     # -- deadlines and refusals -------------------------------------------------------------------
 
@@ -100,7 +137,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether the peer has begun something that nobody else has a deadline for."""
         if self._in_head:
             return self._head_bytes > 0
-        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+        return self._in_body and self.cycle is not None and self.cycle.response_complete
 
     def _wait(self) -> None:
         self._deadline = self.loop.call_later(self._bounds.head_s, self._late)

@@ -102,21 +102,20 @@ def verify(token: str, api_key: str | None, keys: Keys, now: float) -> Claims:
 
 
 def _payload(token: str, secrets: Sequence[str]) -> dict[str, Any]:
-    failure: Exception | None = None
     for secret in secrets:
         try:
             return jwt.decode(
                 token, _hmac_key(secret), algorithms=["HS256"], options=_SIGNATURE_ONLY
             )
-        except jwt.InvalidSignatureError as error:
-            failure = error
+        except jwt.InvalidSignatureError:
+            continue
         except jwt.InvalidAlgorithmError as error:
             raise BadSignature("the token must be signed with HS256") from error
         except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
             raise Unauthenticated(
                 "the token is not a JWT: send it bare, without 'Bearer'", reason="bad_token"
             ) from error
-    raise BadSignature("the token's signature does not match the secret of api_key") from failure
+    raise BadSignature("the token's signature does not match the secret of api_key")
 
 
 _SIGNATURE_ONLY: Final[Any] = {

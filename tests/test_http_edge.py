@@ -12,12 +12,20 @@ from uvicorn.server import ServerState
 
 from relay import wire
 from relay.http_edge import HEAD_MAX_BYTES, Bounds, HttpProtocol
+from relay.pace import Pace
 from tests.bad_input import SIX_KEYS
+from tests.garbage import no_garbage
 from tests.gateway.fakes import FAKE_TIME, FakeTransport, turns
+from tests.test_pace import Clock
 
 pytestmark = pytest.mark.anyio
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: relay\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nhost: relay\r\ncontent-length: 1000\r\n\r\n"
+UPGRADE = (
+    b"GET /video/connect HTTP/1.1\r\nhost: relay\r\nupgrade: websocket\r\n"
+    b"connection: upgrade\r\n\r\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +61,20 @@ class Socket(asyncio.Protocol):
 class Doors:
     """A server's state, and connections that come to it."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, pace: Pace | None = None) -> None:
         self._config = uvicorn.Config(hello, lifespan="off", log_config=None, ws=Socket)  # type: ignore[arg-type]
         self._config.load()
         self._state = ServerState()
         self._bounds = bounds
+        self._pace = Pace(clock=lambda: 0.0) if pace is None else pace
 
     def connect(self) -> Transport:
         protocol = HttpProtocol(
-            config=self._config, server_state=self._state, app_state={}, bounds=self._bounds
+            config=self._config,
+            server_state=self._state,
+            app_state={},
+            bounds=self._bounds,
+            pace=self._pace,
         )
         transport = Transport({"peername": ("192.0.2.1", 4711)})
         transport.protocol = protocol
@@ -200,13 +213,85 @@ async def test_one_connection_too_many_is_told_to_come_back(doors: Doors) -> Non
 
 async def test_an_upgraded_connection_is_no_longer_watched(doors: Doors) -> None:
     transport = doors.connect()
-    doors.say(
-        transport,
-        b"GET /video/connect HTTP/1.1\r\nhost: relay\r\nupgrade: websocket\r\n"
-        b"connection: upgrade\r\n\r\n",
-    )
+    doors.say(transport, UPGRADE)
     assert isinstance(transport.get_protocol(), Socket)
     await asyncio.sleep(60)
     assert not transport.closing
     for _ in range(3):
         assert not doors.connect().closing, "it counts no more"
+
+
+# -- turns -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowded() -> Doors:
+    """A request fills a turn of the loop."""
+    return Doors(Bounds(head_s=10.0), Pace(Clock(1.0)))
+
+
+async def test_requests_that_come_at_once_wait_for_their_turn_unread(crowded: Doors) -> None:
+    first, second, third = (crowded.connect() for _ in range(3))
+    for transport in (first, second, third):
+        crowded.say(transport, REQUEST)
+    assert [t.is_reading() for t in (first, second, third)] == [True, False, False]
+    await turns(1)
+    assert [t.is_reading() for t in (first, second, third)] == [True, True, False]
+    await turns()
+    assert [status(t) for t in (first, second, third)] == [200, 200, 200]
+    assert third.is_reading()
+
+
+async def test_what_comes_meanwhile_is_behind_what_waits(crowded: Doors) -> None:
+    transport = crowded.connect()
+    crowded.say(crowded.connect(), REQUEST)
+    for start in range(0, len(REQUEST), 7):
+        crowded.say(transport, REQUEST[start : start + 7])
+    assert not transport.sent
+    await turns()
+    assert status(transport) == 200
+
+
+async def test_each_request_of_a_connection_waits_for_a_turn_but_no_body_does(
+    crowded: Doors,
+) -> None:
+    transport = crowded.connect()
+    for _ in range(2):
+        crowded.say(crowded.connect(), REQUEST)
+        crowded.say(transport, POST)
+        assert not transport.is_reading()
+        await turns()
+        assert status(transport) == 200
+        crowded.say(crowded.connect(), REQUEST)
+        crowded.say(transport, bytes(1000))
+        assert transport.is_reading()
+        await turns()
+        transport.sent.clear()
+
+
+async def test_an_end_does_not_swallow_what_waits(crowded: Doors) -> None:
+    """Over TLS it is told although reading is paused."""
+    transport = crowded.connect()
+    crowded.say(crowded.connect(), REQUEST)
+    crowded.say(transport, REQUEST)
+    protocol = transport.get_protocol()
+    assert isinstance(protocol, asyncio.Protocol)
+    protocol.eof_received()
+    await turns()
+    assert status(transport) == 200
+
+
+async def test_who_left_while_it_waited_is_forgotten(crowded: Doors) -> None:
+    transport = crowded.connect()
+    crowded.say(crowded.connect(), REQUEST)
+    crowded.say(transport, REQUEST)
+    transport.close()
+    await turns()
+    assert not transport.sent
+
+
+async def test_a_connection_that_is_handed_over_leaves_nothing_to_a_collection() -> None:
+    doors = Doors(Bounds(head_s=10.0))
+    doors.say(doors.connect(), UPGRADE)  # what is made once is made
+    with no_garbage():
+        doors.say(doors.connect(), UPGRADE)

@@ -58,20 +58,29 @@ class Worker:
         self._connection = connection
         self._sockets = sockets
         self._queue: deque[Action] = deque()
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = sockets.tasks.spawn(self._run())
 
     def put(self, action: Action) -> bool:
         """Append a command; return True when no more should be read for now."""
         self._queue.append(action)
         return len(self._queue) >= QUEUE_LIMIT
 
-    async def run(self) -> None:
+    def cancel(self) -> None:
+        """Leave what waits undone: the socket is closed."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
         """Work until nothing waits or the socket is closed."""
-        while self._queue and self._connection.is_open:
-            await self._carry_out(self._queue.popleft())
-            if len(self._queue) < QUEUE_LIMIT // 2:
-                self._connection.resume_reading()
-        self._connection.worker_idle()
+        try:
+            while self._queue and self._connection.is_open:
+                await self._sockets.pace.admit()
+                await self._carry_out(self._queue.popleft())
+                if len(self._queue) < QUEUE_LIMIT // 2:
+                    self._connection.resume_reading()
+            self._connection.worker_idle()
+        finally:
+            self._task = None  # one that was cancelled keeps its frames, and these keep us
 
     async def _carry_out(self, action: Action) -> None:
         connection = self._connection

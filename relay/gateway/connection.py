@@ -2,8 +2,7 @@
 
 uvicorn hands the transport over at the upgrade (its ``ws=`` hook). ``websockets``' sans-I/O
 protocol does the handshake and takes frames apart, except for texts that come whole (``reading``);
-publications are written to the socket as prebuilt bytes. There is no task per socket: one runs only
-while a command is being worked off.
+publications are written as prebuilt bytes. A task runs only while commands are worked off.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from websockets.server import ServerProtocol
 from relay import logs, metrics, wire
 from relay.errors import Close, RelayError
 from relay.gateway import frames, reading
+from relay.gateway.bounds import CLOSE_TIMEOUT_S, MAX_REASON, NOISE_LIMIT, SILENCE_S, SLICE_BYTES
 from relay.gateway.call import Batch, plain_socket, unsent
 from relay.gateway.commands import Worker, publish_now
 from relay.gateway.refusal import no_handshake, refusing
@@ -34,28 +34,16 @@ if TYPE_CHECKING:
 
 log = logs.get(__name__)
 
-CLOSE_TIMEOUT_S: Final = 3.0
-SLICE_BYTES: Final = 8192
-"""How much is parsed before the session is asked whether it wants more of this peer."""
-NOISE_LIMIT: Final = 1000
-"""Frames without a message (pings, pongs, fragments) that a peer may send per heartbeat."""
-SILENCE_S: Final = 65.0
-"""A peer that answered none of three pings is gone, whatever its kernel acknowledges."""
-MAX_REASON: Final = 120
-"""Bytes of a close frame's reason (RFC 6455 allows 123)."""
 _OPEN: Final = State.OPEN  # looking a member up costs more than the comparison
-_PING: Final = b"\x89\x00"
-_FAILURES: Final = {1002: "protocol_error", 1007: "invalid_utf8", 1009: "too_big"}
-"""Why ``websockets`` closes a socket by itself, as counters call it."""
 
 
 class Connection(asyncio.Protocol):
     """A socket from its upgrade on. Implements ``call.Watcher`` and ``wheel.Timed``."""
 
     __slots__ = (
-        "_due_at", "_ended", "_fragments", "_heard_at", "_hears_out", "_noise", "_plain",
-        "_protocol", "_room", "_session", "_slow_since", "_sockets", "_transport", "_unparsed",
-        "_worker", "calls", "cleared", "direct", "peer", "slot", "trail",
+        "_due_at", "_ended", "_fragments", "_heard_at", "_hears_out", "_is_deaf", "_noise",
+        "_plain", "_protocol", "_room", "_session", "_slow_since", "_sockets", "_transport",
+        "_unparsed", "_unread", "_worker", "calls", "cleared", "direct", "peer", "slot", "trail",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -67,20 +55,17 @@ class Connection(asyncio.Protocol):
         )
         self._session: Session | None = None
         self._fragments: bytearray | None = None
+        self._unread = reading.NOTHING  # what came and waits for its turn
         self._unparsed = 0  # bytes that the parser holds, or more: 0 only between two frames
-        self._ended = False
-        self._hears_out = False
-        self._noise = 0
+        self._ended = self._hears_out = self._is_deaf = False
+        self._noise = self.slot = 0
         self._worker: Worker | None = None
         self._room: asyncio.Future[None] | None = None
-        self._slow_since = 0.0
-        self._heard_at = 0.0
-        self._due_at = 0.0
+        self._slow_since = self._heard_at = self._due_at = 0.0
         self.trail: Trail | None = None
         self.calls: set[str] = set()
         self.cleared: set[str] = set()
         self.peer = ""
-        self.slot = 0
 
     # -- asyncio.Protocol -------------------------------------------------------------------------
 
@@ -96,19 +81,38 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of the peer."""
         self._heard_at = self._sockets.now()
-        if not self._unparsed and self._fragments is None and self.is_open:
-            text = reading.whole_text(data, self._sockets.limits.frame_max_bytes)
-            if text is not None:
-                self._text(text)
-                return
-            if (payload := reading.whole_pong(data)) is not None:
-                self._pong(payload)
-                return
-        for start in range(0, len(data), SLICE_BYTES):
-            self._parse(data[start : start + SLICE_BYTES])
-            if not (self.is_open or self._transport.is_reading()):
-                break  # a flood: what it said after that is not worth the time
-        self._pass_on()
+        if self._unread:
+            self._unread = memoryview(bytes(self._unread) + data)
+        elif not (self.connection_id and self._take_whole(data)):
+            self._unread = memoryview(data)
+            if not self._sockets.pace.do(self._read_on):
+                self._transport.pause_reading()
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Take what is one whole text or pong, the short way; False when it is something else."""
+        if self._unparsed or self._fragments is not None or not self.is_open:
+            return False
+        if (text := reading.whole_text(data, self._sockets.limits.frame_max_bytes)) is not None:
+            self._text(text)
+        elif (payload := reading.whole_pong(data)) is not None:
+            self._pong(payload)
+        else:
+            return False
+        return True
+
+    def _read_on(self) -> bool:
+        """Take a slice of what came; return whether there is more, which waits for its turn."""
+        data, self._unread = bytes(self._unread[:SLICE_BYTES]), self._unread[SLICE_BYTES:]
+        try:
+            if data and not self._take_whole(data):
+                self._parse(data)
+            self._pass_on()
+        except Exception:
+            self.abort("internal")  # else it would wait for its turn for ever
+            raise
+        if self._worker is None:
+            self.resume_reading()
+        return bool(self._unread)
 
     def _parse(self, data: bytes) -> None:
         was_open = self._protocol.state is _OPEN
@@ -128,23 +132,34 @@ class Connection(asyncio.Protocol):
                 self._frame(frame)
         self._hears_out = False
         if was_open and self._protocol.parser_exc is not None:
-            self._failed()
+            self._count_end(why := reading.failure(self._protocol.close_sent))
+            log.info("socket closed", why=why, peer=self.peer)
         elif self._session is None and self._protocol.handshake_exc is not None:
             self._refuse_handshake()
 
-    def eof_received(self) -> None:
-        """Learn that the peer will send no more; the transport closes itself."""
+    def eof_received(self) -> bool:
+        """Learn that the peer will send no more; we close, in turn, what does not do so itself."""
+        self._sockets.pace.do(self._hear_the_end)
+        return self._transport.get_extra_info("sslcontext") is None
+
+    def _hear_the_end(self) -> None:
+        while self._unread:  # TLS tells of the end while we pause
+            self._read_on()
         self._protocol.receive_eof()
         self._pass_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
+        self._unread = reading.NOTHING
         self._leave()
         self.resume_writing()
         if self._session is not None:
+            if isinstance(exc, TimeoutError):
+                self._count_end("vanished")
             self._count_end("left")
             metrics.SOCKETS.dec()
         self._sockets.closed(self)
+        reading.let_go(self._protocol)
 
     def pause_writing(self) -> None:
         """Learn that the transport holds bytes back: what comes now has to queue behind them."""
@@ -189,6 +204,7 @@ class Connection(asyncio.Protocol):
         error = no_handshake(self._protocol.handshake_exc)
         self._sockets.door.refused(error)
         self._protocol.data_to_send()
+        self._unread = reading.NOTHING  # it may have been a head without an end
         self._transport.write(refusing(error).serialize())
         self._transport.close()
 
@@ -213,8 +229,7 @@ class Connection(asyncio.Protocol):
         self._hear_noise()
 
     def _fragment(self, frame: Frame) -> None:
-        if self._fragments is None:
-            self._fragments = bytearray()
+        self._fragments = self._fragments or bytearray()
         self._fragments += frame.data
         if frame.fin:
             whole, self._fragments = self._fragments, None
@@ -262,13 +277,6 @@ class Connection(asyncio.Protocol):
         self._transport.write_eof()
         self._sockets.wheel.schedule(self, self._sockets.now() + CLOSE_TIMEOUT_S)
 
-    def _failed(self) -> None:
-        """Count that ``websockets`` closed the socket over something the peer sent."""
-        close = self._protocol.close_sent
-        why = _FAILURES.get(close.code, "internal") if close is not None else "protocol_error"
-        self._count_end(why)
-        log.info("socket closed", why=why, peer=self.peer)
-
     # -- the session's actions --------------------------------------------------------------------
 
     def perform(self, actions: list[Action]) -> None:
@@ -300,7 +308,6 @@ class Connection(asyncio.Protocol):
     def _enqueue(self, action: Action) -> None:
         if self._worker is None:
             self._worker = Worker(self, self._sockets)
-            self._worker.task = self._sockets.tasks.spawn(self._worker.run())
         if self._worker.put(action):
             self._transport.pause_reading()
 
@@ -310,8 +317,8 @@ class Connection(asyncio.Protocol):
         self.resume_reading()
 
     def resume_reading(self) -> None:
-        """Read on after too many commands were waiting."""
-        if self.is_open and not self._transport.is_reading():
+        """Read on after too many commands were waiting, or what came waited for its turn."""
+        if not (self._is_deaf or self._unread or self.is_heard or self._transport.is_closing()):
             self._transport.resume_reading()
 
     # -- call.Watcher -----------------------------------------------------------------------------
@@ -360,10 +367,8 @@ class Connection(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Return once the peer has taken what was written, or is cut off for not taking it."""
-        while (
-            self.is_open
-            and self._transport.get_write_buffer_size() > self._sockets.limits.soft_buffer_bytes
-        ):
+        limit = self._sockets.limits.soft_buffer_bytes
+        while self.is_open and self._transport.get_write_buffer_size() > limit:
             self._note_slow()
             if self._room is None:
                 self._room = asyncio.get_running_loop().create_future()
@@ -375,8 +380,7 @@ class Connection(asyncio.Protocol):
             self.abort("slow")
 
     def _deliver_slow(self, batch: Batch, unsent: int) -> int:
-        limits = self._sockets.limits
-        if unsent > limits.hard_buffer_bytes:
+        if unsent > self._sockets.limits.hard_buffer_bytes:
             self.abort("slow")
             metrics.DROPPED.inc(batch.count)
             return 0
@@ -442,8 +446,8 @@ class Connection(asyncio.Protocol):
 
     def ping(self) -> None:
         """Ask for a sign of life."""
-        trail = self.trail
-        self._transport.write(_PING if trail is None else self._sockets.returns.ping(self, trail))
+        trail, returns = self.trail, self._sockets.returns
+        self._transport.write(frames.PING if trail is None else returns.ping(self, trail))
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -463,9 +467,9 @@ class Connection(asyncio.Protocol):
             self.reply(farewell)
         self._protocol.send_close(code, reason.encode()[:MAX_REASON].decode(errors="ignore"))
         if code is Close.FLOOD:
+            self._is_deaf, self._unread = True, reading.NOTHING
             self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()  # for its answer, should commands have been waiting
+        self.resume_reading()  # for its answer, should commands have been waiting
         self._pass_on()
         self._sockets.wheel.schedule(self, self._sockets.now() + CLOSE_TIMEOUT_S)
 
@@ -474,6 +478,7 @@ class Connection(asyncio.Protocol):
         if self.is_open:
             self._count_end(why)
             log.info("socket cut off", why=why, peer=self.peer)
+        self._is_deaf, self._unread = True, reading.NOTHING
         self._let_go()
         self._transport.abort()  # and leaves in the next turn: the hub may be writing just now
 
@@ -486,8 +491,9 @@ class Connection(asyncio.Protocol):
     def _leave(self) -> None:
         """Cease to watch. Every way of closing leads here; a second time does nothing."""
         self._let_go()
-        if self._worker is not None and self._worker.task is not None:
-            self._worker.task.cancel()
+        if self._worker is not None:
+            self._worker.cancel()
+            self._worker = None
         self._sockets.returns.ended(self, is_clean=is_goodbye(self._protocol.close_rcvd))
         for cid in list(self.calls):
             self._sockets.unwatch(self, cid)

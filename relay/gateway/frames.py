@@ -12,6 +12,9 @@ from relay.errors import RelayError
 from relay.events import Position, Publication
 from relay.users import User
 
+PING = b"\x89\x00"
+"""A whole frame; the others here are texts."""
+
 
 def connection_ok(user: User, connection_id: str, now_ns: int) -> bytes:
     """Return the answer to a first frame that authenticated."""

@@ -7,13 +7,17 @@ parser, which stays the judge of every frame that is not plain.
 
 from __future__ import annotations
 
-from websockets.frames import Frame
+from websockets.frames import Close, Frame
+from websockets.protocol import Protocol
 from websockets.speedups import apply_mask
 
+NOTHING = memoryview(b"")
 _WHOLE_TEXT = 0x81
 _WHOLE_PONG = 0x8A
 _MASKED = 0x80
 _BLANK_LINE = b"\r\n\r\n"
+_FAILURES = {1002: "protocol_error", 1007: "invalid_utf8", 1009: "too_big"}
+"""Why ``websockets`` closes a socket by itself, as counters call it."""
 
 
 def whole_text(data: bytes, limit: int) -> bytes | None:
@@ -53,3 +57,20 @@ def least_size(frame: Frame) -> int:
 def is_whole_request(data: bytes) -> bool:
     """Tell whether ``data``, in which a request begins and ends, has nothing after it."""
     return data.find(_BLANK_LINE) == len(data) - len(_BLANK_LINE)
+
+
+def failure(sent: Close | None) -> str:
+    """Return how counters call what made ``websockets`` close a socket with this."""
+    return "protocol_error" if sent is None else _FAILURES.get(sent.code, "internal")
+
+
+def let_go(protocol: Protocol) -> None:
+    """Break the cycles of a protocol whose connection is over, so that it is gone at once.
+
+    They would wait for a collection, and a crowd that leaves would make it a long one.
+    """
+    protocol.parser.close()
+    for error in (protocol.parser_exc, protocol.handshake_exc):
+        if error is not None:
+            error.__traceback__ = None  # its frames know the protocol, and the request
+    protocol.parser_exc = protocol.handshake_exc = None

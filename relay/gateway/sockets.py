@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -43,6 +44,7 @@ from relay.gateway.remote import Remote
 from relay.gateway.returns import Returns
 from relay.gateway.session import Rules, Session
 from relay.gateway.wheel import Wheel
+from relay.pace import Pace
 from relay.tasks import Tasks, together
 from relay.tokens import Claims
 from relay.users import Profile, User
@@ -97,12 +99,14 @@ class Sockets:
         origins: Sequence[str] = ("*",),
         trusted: Sequence[Network] = (),
         strict_calls: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         self.door = door
         self.limits = limits
         self.now_ns = clock
         self.tasks = Tasks("sockets")
         self.wheel = Wheel()
+        self.pace = Pace() if pace is None else pace
         # websockets reads the level once per connection; a shared logger that is off costs nothing.
         self.protocol_logger = logging.getLogger("websockets.server")
         self._hub = hub
@@ -438,7 +442,7 @@ class Sockets:
         """Close the sockets of a user whose token is older."""
         for connection in self._of(user_id):
             if connection.session.claims.issued_before(before_s):
-                connection.end(Close.TOKEN_EXPIRED, "the token was revoked", "token_revoked")
+                self.pace.do(partial(_revoke, connection))
 
     def occupied_here(self, seats: Sequence[Seat]) -> list[int]:
         """Return the indices of the seats that a socket of this process occupies."""
@@ -459,6 +463,10 @@ class Sockets:
             self._occupied.discard(seat)
             if self._vacated is not None:
                 self._vacated(seat)
+
+
+def _revoke(connection: Connection) -> None:
+    connection.end(Close.TOKEN_EXPIRED, "the token was revoked", "token_revoked")
 
 
 def unknown_connection() -> UnknownConnection:

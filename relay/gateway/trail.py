@@ -15,7 +15,7 @@ from relay.broker.tickets import Ticket, further
 from relay.events import Position
 
 TICKS_KEPT: Final = 16
-"""Longer than a socket may be silent before it is cut off (connection.SILENCE_S)."""
+"""Longer than a socket may be silent before it is cut off (bounds.SILENCE_S)."""
 
 SETTLED: Final = 2
 """Ticks after which a healthy socket has acknowledged: its ping and its pong lie in between."""

@@ -7,15 +7,14 @@ a dict, and a tick visits only those that are due.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import Final, Protocol
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from relay import logs
+from relay.pace import SLICE_S
 
 log = logs.get(__name__)
-
-VISITS_AT_ONCE: Final = 500
-"""Then others get a turn: ten thousand heartbeats in a row would hold up every publication."""
 
 
 class Timed(Protocol):
@@ -29,9 +28,13 @@ class Timed(Protocol):
 
 
 class Wheel:
-    """Visits each entry in the second after its time has come."""
+    """Visits each entry in the second after its time has come.
 
-    def __init__(self) -> None:
+    ``clock`` returns seconds, and must go on within a turn of the loop, unlike the loop's.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._slots: dict[int, dict[Timed, None]] = {}
         self._done = 0
 
@@ -52,21 +55,25 @@ class Wheel:
             _visit(entry, now)
 
     async def run(self) -> None:
-        """Advance once a second, until cancelled."""
+        """Advance once a second, until cancelled; after each slice the others get a turn."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(1.0)
-            now = loop.time()
-            for count, entry in enumerate(self._due(now), 1):
+            now, began = loop.time(), self._clock()
+            for entry in self._due(now):
                 _visit(entry, now)
-                if count % VISITS_AT_ONCE == 0:
+                if self._clock() - began >= SLICE_S:
                     await asyncio.sleep(0)
+                    began = self._clock()
 
     def _due(self, now: float) -> Iterator[Timed]:
         last = int(now)
         for slot in sorted(slot for slot in self._slots if slot <= last):
             self._done = slot
-            yield from self._slots.pop(slot)
+            entries = self._slots[slot]
+            while entries:  # one that is cancelled between two visits is not visited
+                yield entries.popitem()[0]
+            del self._slots[slot]
         self._done = max(self._done, last)
 
 

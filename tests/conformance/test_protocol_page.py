@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from relay import errors, events
 from relay.errors import Close, RelayError
-from relay.gateway.connection import NOISE_LIMIT
+from relay.gateway.bounds import NOISE_LIMIT
 from relay.gateway.session import ARRAY_LIMIT, HEARTBEAT_S
 from relay.settings import Settings
 from tests.conformance import transcripts

@@ -21,6 +21,7 @@ from relay.forwarded import read_networks
 from relay.gateway.hub import Hub
 from relay.gateway.session import Rules
 from relay.gateway.sockets import SocketLimits, Sockets
+from relay.pace import Pace
 from tests.gateway.fakes import FAKE_TIME, FakeBroker, FakeWatcher, turns
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -129,6 +130,7 @@ async def gateways() -> AsyncIterator[MakeGateway]:
             secret=SECRET,
             clock=now_ns,
             trusted=read_networks("127.0.0.1"),
+            pace=more.pop("pace", Pace(clock=lambda: 0.0)),
             **more,
         )
         made.append(Gateway(sockets, hub, broker, store, now_ns))

@@ -419,8 +419,12 @@ class FakeTransport(asyncio.Transport):
     def close(self) -> None:
         if not self.closing:
             self.closing = True
-            assert self.protocol is not None
-            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+            asyncio.get_running_loop().call_soon(self._lost)
+
+    def _lost(self) -> None:
+        assert self.protocol is not None
+        self.protocol.connection_lost(None)
+        self.protocol = None
 
     def abort(self) -> None:
         self.aborted = True

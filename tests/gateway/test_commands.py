@@ -12,7 +12,7 @@ from websockets.frames import Opcode
 
 from relay.calls import Call
 from relay.errors import Close
-from relay.gateway.connection import CLOSE_TIMEOUT_S, NOISE_LIMIT, SILENCE_S, SLICE_BYTES
+from relay.gateway.bounds import CLOSE_TIMEOUT_S, NOISE_LIMIT, SILENCE_S, SLICE_BYTES
 from relay.users import Profile
 from tests.gateway.conftest import Gateway, MakeGateway, closed, counted, refused, token
 from tests.gateway.fakes import CID, turns

@@ -13,7 +13,7 @@ from websockets.frames import Opcode
 
 from relay import metrics
 from relay.errors import Close
-from relay.gateway.connection import CLOSE_TIMEOUT_S, SILENCE_S, SLICE_BYTES
+from relay.gateway.bounds import CLOSE_TIMEOUT_S, SILENCE_S, SLICE_BYTES
 from tests.gateway.conftest import Gateway, closed, gateways, token
 from tests.gateway.fakes import CID, FakeTimeLoop, turns
 from tests.gateway.peer import Peer

@@ -9,7 +9,7 @@ from websockets.frames import Opcode
 
 from relay import metrics
 from relay.errors import Close
-from relay.gateway.connection import NOISE_LIMIT
+from relay.gateway.bounds import NOISE_LIMIT
 from tests.gateway.conftest import MakeGateway, closed
 from tests.gateway.fakes import CID, turns
 from tests.gateway.peer import Peer

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.gateway.wheel import VISITS_AT_ONCE, Wheel
+from relay.gateway.wheel import Wheel
+from relay.pace import SLICE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -107,24 +109,48 @@ def test_everyone_is_visited_once_neither_early_nor_late(times: list[float], str
 
 
 async def test_many_visits_leave_turns_to_others() -> None:
-    wheel, loop = Wheel(), asyncio.get_running_loop()
+    """A visit takes a tenth of a slice here: ten of them in a turn, and not one more."""
+    spent, loop = [0.0], asyncio.get_running_loop()
+    wheel = Wheel(clock=lambda: spent[0])
     seen: list[int] = []
 
-    def look(turns_left: int = 20) -> None:
+    def visit() -> None:
+        spent[0] += SLICE_S / 10 + 1e-9
+
+    def look(turns_left: int = 10) -> None:
         seen.append(sum(len(entry.visits) for entry in entries))
         if turns_left:
             loop.call_soon(look, turns_left - 1)
 
-    entries = [Entry() for _ in range(VISITS_AT_ONCE * 3)]
-    entries[0] = Entry(lambda: look())
+    entries = [Entry(visit) for _ in range(35)]
     for entry in entries:
         wheel.schedule(entry, loop.time())
+    wheel.schedule(Entry(lambda: look()), loop.time())  # what was hung up last is visited first
     turning = asyncio.create_task(wheel.run())
     await asyncio.sleep(3)
     turning.cancel()
     await asyncio.gather(turning, return_exceptions=True)
-    assert {VISITS_AT_ONCE, VISITS_AT_ONCE * 2, VISITS_AT_ONCE * 3} <= set(seen)
+    assert [count for count, _ in itertools.groupby(seen)] == [0, 10, 20, 30, 35]
     assert all(len(entry.visits) == 1 for entry in entries)
+
+
+async def test_who_leaves_between_two_slices_is_not_visited() -> None:
+    spent, loop = [0.0], asyncio.get_running_loop()
+    wheel = Wheel(clock=lambda: spent[0])
+    leaving = Entry()
+
+    def visit() -> None:
+        spent[0] += SLICE_S
+        loop.call_soon(wheel.cancel, leaving)
+
+    wheel.schedule(leaving, loop.time())
+    wheel.schedule(first := Entry(visit), loop.time())
+    turning = asyncio.create_task(wheel.run())
+    await asyncio.sleep(3)
+    turning.cancel()
+    await asyncio.gather(turning, return_exceptions=True)
+    assert len(first.visits) == 1
+    assert leaving.visits == []
 
 
 async def test_it_turns_once_a_second() -> None:
