@@ -72,9 +72,9 @@ def text_frame(payload: bytes, *, masked: bool) -> bytes:
     return struct.pack("!BBH", 0x81, bit | 126, len(payload)) + key + payload
 
 
-def first_frames(sockets: int) -> list[str]:
+def first_frames(sockets: int, name: str = "bench") -> list[str]:
     """Return the first frames of as many users as these sockets need."""
-    users = [f"bench-{n}" for n in range(1, sockets // SOCKETS_PER_USER + 2)]
+    users = [f"{name}-{n}" for n in range(1, sockets // SOCKETS_PER_USER + 2)]
     return [_first_frame(user) for user in users]
 
 

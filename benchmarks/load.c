@@ -115,16 +115,24 @@ static double percentile_us(double share)
     return 0;
 }
 
+static double longest_us(void)
+{
+    int i = BUCKETS;
+    while (i && !seen.latency[i - 1])
+        i--;
+    return i * (BUCKET_NS / 1e3);
+}
+
 static void report(uint64_t sent, uint64_t writes, uint64_t wall_ns)
 {
     if (failure[0])
         return;
     printf("result events=%llu deliveries=%llu bytes=%llu writes=%llu other=%llu wall_ns=%llu "
-           "p50_us=%.0f p99_us=%.0f\n",
+           "p50_us=%.0f p99_us=%.0f max_us=%.0f\n",
            (unsigned long long)sent, (unsigned long long)seen.deliveries,
            (unsigned long long)seen.bytes, (unsigned long long)writes,
            (unsigned long long)seen.other, (unsigned long long)wall_ns, percentile_us(0.50),
-           percentile_us(0.99));
+           percentile_us(0.99), longest_us());
 }
 
 static void run(uint64_t ms, uint64_t window, uint64_t every_us)

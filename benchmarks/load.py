@@ -24,6 +24,7 @@ class Slice:
     cpu_s: float
     p50_ms: float
     p99_ms: float
+    max_ms: float
 
     @property
     def us_per_delivery(self) -> float:
@@ -124,6 +125,7 @@ class Load:
             cpu_s=spent,
             p50_ms=facts["p50_us"] / 1000,
             p99_ms=facts["p99_us"] / 1000,
+            max_ms=facts["max_us"] / 1000,
         )
 
     def _ask(self, command: str) -> list[str]:

@@ -18,6 +18,7 @@ class Plan:
     window: int
     payload: int
     quick: bool
+    kind: str
     scratch: Path
 
     @property

@@ -125,10 +125,16 @@ class Relay(Child):
     """
 
     def __init__(
-        self, command: list[str], scratch: Path, redis_port: int | None, *, measured: bool = True
+        self,
+        command: list[str],
+        scratch: Path,
+        redis_port: int | None,
+        *,
+        measured: bool = True,
+        settings: dict[str, str] = SETTINGS,
     ) -> None:
         self.port = machine.free_port()
-        env = SETTINGS | {"PYTHONUNBUFFERED": "1"}
+        env = settings | {"PYTHONUNBUFFERED": "1"}
         if redis_port is not None:
             env["RELAY_REDIS_URL"] = f"redis://127.0.0.1:{redis_port}/0"
         super().__init__(
