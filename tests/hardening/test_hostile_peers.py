@@ -7,9 +7,14 @@ tests/gateway/test_slow_peers.py; broken frames are in test_autobahn_*.py.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import json
 import os
 import socket
+import struct
 import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -19,16 +24,17 @@ import pytest
 from relay import calls
 from relay.calls import Call
 from tests import ledger
-from tests.hardening.watcher import HANDSHAKE
+from tests.hardening.watcher import HANDSHAKE, masked
 from tests.integration.doors import event_path, post
 from tests.processes import RelayProcess
-from tests.relay_client import connected
+from tests.relay_client import Client, connected
 
 pytestmark = pytest.mark.anyio
 
-CROWD = 8000 if "SOAK" in os.environ else 400
+CROWD = 10_000 if "SOAK" in os.environ else 400
 BYTES_EACH = 40_000
 AT_ONCE = 200
+SO_ATTACH_FILTER = 26
 
 
 async def counted(relay: RelayProcess, name: str, **labels: str) -> float:
@@ -173,3 +179,226 @@ async def webhook(relay: RelayProcess, event: dict[str, object]) -> httpx.Respon
     headers = {"x-api-key": API_KEY, "x-signature": signing.stream_signature(body, API_SECRET)}
     async with httpx.AsyncClient(base_url=relay.base_url) as client:
         return await client.post("/webhooks/stream", content=body, headers=headers)
+
+
+# -- peers that log in, and then do one thing wrong ------------------------------------------------
+
+PEERS = 200 if "SOAK" in os.environ else 20
+PATIENCE_S = 1.5 * PEERS
+READ_BYTES = 262_144
+"""What the loop takes from the kernel at once, and a socket may have to hold until its turn."""
+SEND_BUFFER = 131_072
+"""The relay's SO_SNDBUF as Linux doubles it: memory of the kernel, not of the process."""
+
+
+class Raw:
+    """A socket that is logged in, as bytes: nothing is read or answered unless a test does."""
+
+    def __init__(self, plain: socket.socket) -> None:
+        self.plain = plain
+
+    @classmethod
+    async def log_in(cls, relay: RelayProcess, user_id: str, *, window: int = 65_536) -> Raw:
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        plain.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", relay.port))
+        raw = cls(plain)
+        await raw.send(HANDSHAKE)
+        await raw.hear(b"\r\n\r\n")
+        await raw.say(token=relay.token(user_id), user_details={"id": user_id})
+        await raw.hear(b'"connection.ok"')
+        return raw
+
+    async def watch(self, cid: str) -> None:
+        await self.say(type="call.watch", id=1, call_cid=cid)
+        await self.hear(b'"call.watching"')
+
+    async def say(self, **message: object) -> None:
+        await self.send(masked(1, json.dumps(message).encode()))
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.plain, data)
+
+    async def hear(self, wanted: bytes) -> None:
+        data = b""
+        async with asyncio.timeout(20):
+            while wanted not in data:
+                data += (news := await self.read())
+                assert news, data
+
+    async def read(self) -> bytes:
+        return await asyncio.get_running_loop().sock_recv(self.plain, 65_536)
+
+    async def code(self) -> int:
+        """Read to the end, and return the code of the close frame there."""
+        tail = b""
+        async with asyncio.timeout(PATIENCE_S):
+            with suppress(ConnectionResetError):
+                while news := await self.read():
+                    tail = (tail + news)[-200:]
+        for start in range(len(tail)):
+            if tail[start] == 0x88 and start + 2 + tail[start + 1] == len(tail):
+                return int.from_bytes(tail[start + 2 : start + 4], "big")
+        raise AssertionError(f"no close frame at the end of {tail!r}")
+
+    def vanish(self) -> None:
+        """Drop every packet that comes from now on: no acknowledgement, no FIN, no reset."""
+        instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # return 0
+        program = struct.pack("HP", 1, ctypes.addressof(instruction))
+        self.plain.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+@asynccontextmanager
+async def logged_in(relay: RelayProcess, count: int, window: int) -> AsyncIterator[list[Raw]]:
+    """Give so many peers, of as many users as that takes."""
+    with ExitStack() as stack:
+        peers = []
+        for number in range(count):
+            peers.append(await Raw.log_in(relay, f"hostile-{number // 40}", window=window))
+            stack.enter_context(peers[-1].plain)
+        yield peers
+
+
+@asynccontextmanager
+async def hostile_and_honest(
+    relay: RelayProcess, cid: str, bytes_each: int, *, window: int = 65_536
+) -> AsyncIterator[tuple[list[Raw], Client]]:
+    """Give hostile peers, and one who watches; in the end, check their memory and his events."""
+    async with connected(relay, "john") as john:
+        await john.watch(cid)
+        async with logged_in(relay, 5, window):
+            pass  # what is bought once is bought
+        before = relay.resident_bytes()
+        async with logged_in(relay, PEERS, window) as peers:
+            yield peers, john
+        assert (relay.resident_bytes() - before) / PEERS < bytes_each
+        sent = (await john.send(cid, {"last": True}))["offset"]
+        await john.until(lambda frame: frame.get("offset") == sent and "user" in frame)
+        assert john.offsets == list(range(1, sent + 1))
+
+
+async def until_counted(
+    relay: RelayProcess, why: str, count: int, left: int = 1, limit_s: float = 20
+) -> None:
+    """Wait until so many sockets have ended so, and so many are left; then check the books."""
+    with anyio.fail_after(limit_s):
+        while True:
+            books = await ledger.read(relay)
+            ended = books.total("relay_sockets_closed_total", why=why)
+            if ended >= count and books.total("relay_sockets") <= left:
+                break
+            await anyio.sleep(0.1)
+    assert await counted(relay, "relay_sockets_closed_total", why=why) == count
+
+
+SLOW = {"soft_buffer_bytes": 100_000, "hard_buffer_bytes": 300_000, "command_rate": 0}
+
+
+async def test_peers_that_stop_reading_a_busy_call_are_cut_off_at_their_bound() -> None:
+    cid = "default:busy"
+    with RelayProcess(**SLOW, slow_timeout=60) as relay:
+        bound = SLOW["hard_buffer_bytes"] + BYTES_EACH
+        async with hostile_and_honest(relay, cid, bound, window=4096) as (peers, john):
+            for raw in peers:
+                await raw.watch(cid)
+            for n in range(150):
+                await john.send(cid, {"n": n, "padding": "x" * 4000})
+            await until_counted(relay, "slow", PEERS)
+
+
+async def test_peers_that_read_a_byte_at_a_time_are_cut_off_in_time() -> None:
+    """Their buffer stays below the hard bound, but never gets below the soft one again."""
+    cid = "default:sipped"
+    with RelayProcess(**SLOW, slow_timeout=2) as relay:
+        bound = SLOW["hard_buffer_bytes"] + BYTES_EACH
+        async with hostile_and_honest(relay, cid, bound, window=4096) as (peers, john):
+            for raw in peers:
+                await raw.watch(cid)
+            for n in range(75):
+                await john.send(cid, {"n": n, "padding": "x" * 4000})
+            with suppress(ConnectionResetError):
+                for _ in range(20):
+                    for raw in peers:
+                        await asyncio.get_running_loop().sock_recv(raw.plain, 1)
+                    await anyio.sleep(0.25)
+            books = await ledger.read(relay)
+            ended = [books.total("relay_sockets_closed_total", why=w) for w in ("slow", "vanished")]
+            assert sum(ended) == PEERS
+
+
+async def test_peers_with_a_shut_window_are_given_up_by_the_kernel() -> None:
+    """Too little is unsent for the relay to mind, but nothing of it is taken either."""
+    cid = "default:shut"
+    with RelayProcess(slow_timeout=2, command_rate=0) as relay:
+        bound = SEND_BUFFER + BYTES_EACH
+        async with hostile_and_honest(relay, cid, bound, window=4096) as (peers, john):
+            for raw in peers:
+                await raw.watch(cid)
+            for n in range(50):
+                await john.send(cid, {"n": n, "padding": "x" * 4000})
+            await until_counted(relay, "vanished", PEERS)
+
+
+async def test_peers_that_vanish_without_a_word_are_given_up_by_the_kernel() -> None:
+    cid = "default:gone"
+    with RelayProcess(slow_timeout=2) as relay:
+        async with hostile_and_honest(relay, cid, BYTES_EACH) as (peers, john):
+            for raw in peers:
+                await raw.watch(cid)
+                raw.vanish()
+            await john.send(cid, {"n": 1})
+            await until_counted(relay, "vanished", PEERS)
+
+
+async def test_a_byte_at_a_time_does_not_make_a_login_and_costs_nobody_anything() -> None:
+    cid = "default:dripping"
+    with RelayProcess(first_frame_timeout=2) as relay:
+        async with hostile_and_honest(relay, cid, BYTES_EACH) as (peers, john):
+            drips = [await upgraded(relay) for _ in range(PEERS)]
+            message = masked(1, b'{"type":"health.check","id":1}')
+            for byte in message:
+                for raw in peers:
+                    await raw.send(bytes([byte]))
+                for _, writer in drips:
+                    writer.write(b"\x81"[:1] if byte == message[0] else b"\xfe")
+                await john.send(cid, {"at": byte}, volatile=True)
+                await anyio.sleep(0.05)
+            assert {await code_of(pair) for pair in drips} == {4002}
+            await until_counted(relay, "no_authentication", PEERS, left=PEERS + 1)
+            for raw in peers:  # what came a byte at a time is a message all the same
+                await raw.hear(b'"health.check"')
+
+
+@pytest.mark.parametrize(
+    ("flood", "code", "why"),
+    [
+        (masked(9, bytes(125)) * 3000, 4003, "flood"),
+        (b"\x01\x80" + bytes(4) + b"\x00\x81" + bytes(5) + (b"\x00\x81" + bytes(5)) * 20_000,
+         4003, "flood"),
+        (b"\x01\xfe\xff\xff" + bytes(4) + b" " * 65_535 + b"\x00\xfe\xff\xff" + bytes(65_539),
+         1009, "too_big"),
+        (b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4) + bytes(500_000), 1009, "too_big"),
+        (masked(1, b"[" * 65_000) * 300, 4003, "flood"),
+    ],
+    ids=["pings", "endless_fragments", "large_fragments", "a_terabyte", "largest_messages"],
+)  # fmt: skip
+async def test_a_flood_is_closed_with_its_code_and_neighbours_are_served(
+    flood: bytes, code: int, why: str
+) -> None:
+    cid = "default:flooded"
+    with RelayProcess() as relay:
+        bound = READ_BYTES + 2 * 65_536 + BYTES_EACH
+        async with hostile_and_honest(relay, cid, bound) as (peers, john):
+
+            async def drown(raw: Raw) -> int:
+                with suppress(ConnectionError):
+                    await raw.send(flood)
+                return await raw.code()
+
+            drowning = [asyncio.create_task(drown(raw)) for raw in peers]
+            for n in range(20):
+                await john.send(cid, {"n": n})
+            codes = await asyncio.gather(*drowning)
+            assert set(codes) == {code}
+            await until_counted(relay, why, PEERS)
