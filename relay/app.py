@@ -133,6 +133,9 @@ class App:
 
     # -- wiring -----------------------------------------------------------------------------------
 
+    def _door(self, name: str) -> Door:
+        return Door(name, self._broker, self._settings.publish_timeout)
+
     def _ingest_door(self, inbox: Inbox, bounds: ingress.Bounds) -> IngestDoor:
         return ingress.IngestDoor(
             Door("ingest", self._broker),
@@ -170,7 +173,7 @@ class App:
             broker=self._broker,
             store=self._store,
             tickets=self._tickets,
-            door=Door("socket", self._broker),
+            door=self._door("socket"),
             rules=Rules(
                 keys=settings.accepted_keys,
                 new_id=self._new_id,
@@ -236,7 +239,7 @@ class App:
     def _webhook_routes(self) -> list[Route]:
         return webhooks.routes(
             sources=self._sources,
-            door=Door("webhook", self._broker),
+            door=self._door("webhook"),
             registry=self._registry,
             clock=time.time_ns,
             max_bytes=self._settings.webhook_max_bytes,
@@ -247,7 +250,7 @@ class App:
         return api.routes(
             keys=settings.accepted_keys,
             store=self._store,
-            door=Door("api", self._broker),
+            door=self._door("api"),
             watches=self.sockets,
             announcer=self._announcer,
             joins=self._participants,
@@ -271,7 +274,7 @@ class App:
             troubles=self._dispatcher.troubles,
             clock=time.time_ns,
             token=self._settings.admin_token,
-            door=Door("api", self._broker),
+            door=self._door("api"),
         )
 
     def _page_routes(self, demo: bool) -> list[Route]:

@@ -6,12 +6,14 @@ event or after, is counted by its reason as well. Used by every edge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from relay import logs, metrics
 from relay.broker import Broker
-from relay.errors import RelayError
+from relay.errors import RelayError, Unavailable
 from relay.events import Event, Origin, Publication
 
 log = logs.get(__name__)
@@ -21,10 +23,14 @@ BEYOND: Final = 2**53 - 2
 
 
 class Door:
-    """Publishes the events of one door (``webhook``, ``sqs``, ``api``, ``socket``, …)."""
+    """Publishes the events of one door (``webhook``, ``sqs``, ``api``, ``socket``, …).
 
-    def __init__(self, name: str, broker: Broker) -> None:
+    ``timeout_s`` is how long a sender may have to wait for all that one event asks of Redis.
+    """
+
+    def __init__(self, name: str, broker: Broker, timeout_s: float = 3.0) -> None:
         self.name = name
+        self._timeout_s = timeout_s
         self._broker = broker
         self._accepted = metrics.Tally(metrics.ACCEPTED.labels(name))
         self._failed = metrics.FAILED.labels(name)
@@ -66,6 +72,25 @@ class Door:
             self._accepted.inc()
             self._count(event, publication)
         return publication
+
+    @asynccontextmanager
+    async def in_time(self, began: float | None = None) -> AsyncIterator[asyncio.Timeout]:
+        """Bound all that a sender waits for since ``began`` (loop time; None: from now on).
+
+        Each question to Redis has its own limit, but one event asks several. Raises
+        ``Unavailable`` and counts it; what was being published may have happened, and is repeated
+        under the same id. Gives the timeout, so that what is not Redis' can be taken out of it.
+        """
+        since = asyncio.get_running_loop().time() if began is None else began
+        try:
+            async with asyncio.timeout_at(since + self._timeout_s) as limit:
+                yield limit
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            error = Unavailable(f"Redis did not answer within {self._timeout_s:g} s")
+            self.refused(error)
+            raise error from None
 
     def _count(self, event: Event, publication: Publication) -> None:
         if publication.reused:

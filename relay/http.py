@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from starlette.datastructures import Headers
@@ -66,7 +67,7 @@ async def read_body(request: Request, limit: int, timeout_s: float = BODY_TIMEOU
         raise _body_too_large(limit)
     body = bytearray()
     try:
-        async with asyncio.timeout(timeout_s):
+        async with _time_out(request), asyncio.timeout(timeout_s):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
@@ -78,8 +79,33 @@ async def read_body(request: Request, limit: int, timeout_s: float = BODY_TIMEOU
     return bytes(body)
 
 
+@asynccontextmanager
+async def _time_out(request: Request) -> AsyncIterator[None]:
+    """Take what the body does out of the time that the request has for Redis."""
+    limit: asyncio.Timeout | None = getattr(request.state, "limit", None)
+    if limit is None or (end := limit.when()) is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    left = end - loop.time()
+    limit.reschedule(None)
+    yield
+    limit.reschedule(loop.time() + left)
+
+
 def _body_too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body has more than {limit} bytes", reason="body_too_large")
+
+
+def publishing(handler: Handler, door: Door) -> Handler:
+    """Return ``handler`` as an ``endpoint`` that waits for Redis no longer than ``door`` says."""
+
+    async def limited(request: Request) -> Response:
+        async with door.in_time() as request.state.limit:
+            return await answered(request)
+
+    answered = endpoint(handler, door)
+    return limited
 
 
 def endpoint(handler: Handler, door: Door) -> Handler:

@@ -147,7 +147,10 @@ def routes(
     for prefix in _PREFIXES:
         found += [_route(context, f"{prefix}{path}", table) for path, table in _VIDEO.items()]
         call = f"{prefix}/call/{{type}}/{{id}}"
-        found += [_route(context, f"{call}{path}", table) for path, table in _CALL.items()]
+        found += [
+            _route(context, f"{call}{path}", table, http.publishing)
+            for path, table in _CALL.items()
+        ]
     found += [_route(context, f"/api/v2{path}", table) for path, table in _APP.items()]
     return [*found, *courtesy.routes(), *health.routes(ready), *unserved.routes(door)]
 
@@ -159,7 +162,12 @@ def _guest_route(context: Context, prefix: str) -> Route:
     return Route(f"{prefix}/guest", http.endpoint(answer, context.door), methods=["POST"])
 
 
-def _route(context: Context, path: str, table: Mapping[str, _Operation]) -> Route:
+def _route(
+    context: Context,
+    path: str,
+    table: Mapping[str, _Operation],
+    endpoint: Callable[[http.Handler, Door], http.Handler] = http.endpoint,
+) -> Route:
     """Return one route for all methods of a path, so that a 405 names every one of them."""
     operations = dict(table)
     if "GET" in operations:
@@ -169,4 +177,4 @@ def _route(context: Context, path: str, table: Mapping[str, _Operation]) -> Rout
         name, handler = operations[request.method]
         return await handler(context, request, await context.caller(request, name))
 
-    return Route(path, http.endpoint(dispatch, context.door), methods=list(operations))
+    return Route(path, endpoint(dispatch, context.door), methods=list(operations))

@@ -57,6 +57,11 @@ class Request:
         self.sent_at: float | None = None
         self.link: Link | None = None
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether whoever waited has gone, though Redis has got it and may have said nothing."""
+        return self.reply.cancelled() and self.sent_at is not None
+
     def fail(
         self, why: str, *, reason: str | None = None, retry_after: float | None = None
     ) -> None:
@@ -175,6 +180,8 @@ class Commands:
 
     def _await_expiry(self, request: Request) -> None:
         while self._waiting and self._waiting[0].reply.done():
+            if self._waiting[0].is_given_up:
+                break  # at its time it will show whether the link is dead
             self._waiting.popleft()
         self._waiting.append(request)
         if self._expiry is None:
@@ -188,7 +195,7 @@ class Commands:
         unanswered: dict[Link, float] = {}
         while self._waiting:
             request = self._waiting[0]
-            if not request.reply.done():
+            if not request.reply.done() or request.is_given_up:
                 if request.deadline > now:
                     break
                 request.fail(f"Redis did not answer within {self._timeout_s:g} s")

@@ -57,12 +57,12 @@ class Worker:
     def __init__(self, connection: Connection, sockets: Sockets) -> None:
         self._connection = connection
         self._sockets = sockets
-        self._queue: deque[Action] = deque()
+        self._queue: deque[tuple[Action, float]] = deque()
         self._task: asyncio.Task[None] | None = sockets.tasks.spawn(self._run())
 
     def put(self, action: Action) -> bool:
         """Append a command; return True when no more should be read for now."""
-        self._queue.append(action)
+        self._queue.append((action, self._sockets.now()))
         return len(self._queue) >= QUEUE_LIMIT
 
     def cancel(self) -> None:
@@ -75,24 +75,24 @@ class Worker:
         try:
             while self._queue and self._connection.is_open:
                 await self._sockets.pace.admit()
-                await self._carry_out(self._queue.popleft())
+                await self._carry_out(*self._queue.popleft())
                 if len(self._queue) < QUEUE_LIMIT // 2:
                     self._connection.resume_reading()
             self._connection.worker_idle()
         finally:
             self._task = None  # one that was cancelled keeps its frames, and these keep us
 
-    async def _carry_out(self, action: Action) -> None:
+    async def _carry_out(self, action: Action, came: float) -> None:
         connection = self._connection
         try:
             if isinstance(action, Login):
                 await self._log_in(action)
             else:
-                connection.reply(await self._reply_to(action))
+                connection.reply(await self._reply_to(action, came))
         except Exception as error:  # noqa: BLE001 - it is told and logged
             _tell(connection, self._sockets, action, error)
 
-    async def _reply_to(self, action: Action) -> bytes:
+    async def _reply_to(self, action: Action, came: float) -> bytes:
         sockets, connection = self._sockets, self._connection
         match action:
             case Watch(command_id, cid, since):
@@ -102,7 +102,7 @@ class Worker:
                 sockets.unwatch(connection, cid)
                 return frames.unwatched(command_id, cid)
             case Send(command_id, event):
-                return frames.sent(command_id, await sockets.publish(connection, event))
+                return frames.sent(command_id, await sockets.publish(connection, event, came))
             case Refresh(command_id, claims):
                 await self._check_not_revoked(claims)
                 for cid in claims.disallowed(connection.calls):

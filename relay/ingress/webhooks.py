@@ -49,7 +49,7 @@ def routes(
         status = "duplicate" if publication.duplicate else "published"
         return http.answer(request, {"status": status, **http.position_fields(publication)})
 
-    return [Route("/webhooks/{source}", http.endpoint(receive, door), methods=["POST"])]
+    return [Route("/webhooks/{source}", http.publishing(receive, door), methods=["POST"])]
 
 
 def _accepted(source: Source, request: Request, raw: bytes, now_ns: int) -> Accepted:

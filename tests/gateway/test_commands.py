@@ -65,6 +65,25 @@ async def test_a_refused_publish_is_counted_once(gateway: Gateway) -> None:
     assert counted("relay_events_accepted_total", door="socket") == before[1] + 1
 
 
+async def test_commands_that_redis_does_not_answer_are_refused_in_time_from_when_they_came(
+    gateway: Gateway,
+) -> None:
+    """Those that waited for the first one have waited as long, and nothing is asked for them."""
+    peer = await Peer(gateway).log_in()
+    before = (refused("unavailable"), counted("relay_events_failed_total", door="socket"))
+    gateway.broker.gates["publish"] = asyncio.Event()
+    for number in range(3):
+        peer.say(type="call.send", id=number, call_cid=CID, custom={})
+    await asyncio.sleep(2.9)
+    assert not [text for text in peer.texts if text["type"] == "error"]
+    await asyncio.sleep(0.2)
+    errors = [text for text in peer.texts if text["type"] == "error"]
+    assert [error["id"] for error in errors] == [0, 1, 2]
+    assert {error["error"]["StatusCode"] for error in errors} == {503}
+    assert refused("unavailable") == before[0] + 3
+    assert counted("relay_events_failed_total", door="socket") >= before[1] + 1
+
+
 async def test_what_the_broker_takes_at_once_is_answered_at_once(gateway: Gateway) -> None:
     gateway.broker.at_once = True
     peer = await Peer(gateway).log_in()
@@ -248,19 +267,20 @@ async def test_a_command_that_fails_for_a_reason_nobody_foresaw_closes_the_socke
 async def test_too_many_waiting_commands_stop_the_reading(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(rules={"command_rate": 0})
     peer = await Peer(gateway).log_in()
-    gateway.broker.gates["publish"] = asyncio.Event()
-    send = peer.frame(Opcode.TEXT, json.dumps(
-        {"type": "call.send", "call_cid": CID, "custom": {}}).encode())  # fmt: skip
-    peer.raw(send * 99)
+    gateway.broker.gates["positions"] = asyncio.Event()
+    watch = peer.frame(Opcode.TEXT, json.dumps(
+        {"type": "call.watch", "call_cid": CID}).encode())  # fmt: skip
+    peer.raw(watch * 99)
     assert peer.transport.reading
-    peer.raw(send * 2)
+    peer.raw(watch * 2)
     assert not peer.transport.reading
     await asyncio.sleep(SILENCE_S + 30)
     assert not peer.transport.closing, "it was us who did not listen"
-    gateway.broker.gates["publish"].set()
+    gateway.broker.gates["positions"].set()
     await turns(500)
     assert peer.transport.reading
-    assert peer.types.count("call.sent") == 101
+    answered = [kind for kind in peer.types if kind in ("call.watching", "error")]
+    assert len(answered) == 101
 
 
 async def test_a_flood_is_told_then_closed_and_no_longer_read(gateway: Gateway) -> None:
