@@ -17,15 +17,12 @@ import pytest
 from relay import ports
 from relay.arrivals import AT_ONCE, Arrivals
 from tests.gateway.conftest import counted
+from tests.gateway.fakes import BOTH_LOOPS
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("asyncio", {}), ("asyncio", {"use_uvloop": True})],
-    ids=["asyncio", "uvloop"],
-)
+@pytest.fixture(scope="module", params=BOTH_LOOPS, ids=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 

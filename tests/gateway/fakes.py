@@ -51,6 +51,8 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 FAKE_TIME = ("asyncio", {"loop_factory": FakeTimeLoop})
+BOTH_LOOPS = [("asyncio", {}), ("asyncio", {"use_uvloop": True})]
+"""The loop that everybody has, and the one that the relay runs on."""
 
 
 async def turns(count: int = 10) -> None:

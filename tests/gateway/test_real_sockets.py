@@ -23,16 +23,12 @@ from relay.http_edge import HttpProtocol
 from relay.ports import SEND_BUFFER_BYTES
 from tests.bad_input import SIX_KEYS
 from tests.gateway.conftest import Gateway, MakeGateway, closed, token
-from tests.gateway.fakes import CID, eventually
+from tests.gateway.fakes import BOTH_LOOPS, CID, eventually
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("asyncio", {}), ("asyncio", {"use_uvloop": True})],
-    ids=["asyncio", "uvloop"],
-)
+@pytest.fixture(scope="module", params=BOTH_LOOPS, ids=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
