@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from random import Random
 from typing import Final, Protocol
 
@@ -34,7 +33,8 @@ from relay.broker import (
 from relay.broker.rules import PAGE_BYTES
 from relay.egress.jobs import Job
 from relay.egress.ledger import Ledger
-from relay.egress.timers import Handle, Timers
+from relay.egress.shelf import Shelf
+from relay.egress.timers import Timers
 from relay.egress.tracks import Track, Tracks
 from relay.hooks import Hook
 from relay.tasks import Tasks
@@ -43,9 +43,6 @@ log = logs.get(__name__)
 
 PAGE: Final = 64
 """Entries read at once."""
-DUE_AT_ONCE: Final = 64
-DUE_PAGES: Final = 32
-"""Pages of what is due that one look reads."""
 RECORD_LIMIT_S: Final = 2.0
 """How long the end of a partition waits until everything is recorded."""
 
@@ -105,13 +102,8 @@ class Partition:
         self._tracks = Tracks()
         self._front = 0
         self._progress = Progress({}, set(), {})
-        self._waiting: dict[str, Job] = {}
         self._attempts = 0
         self._ended = asyncio.Event()
-        self._next_due: Handle | None = None
-        self._next_due_ms = 0
-        self._is_looking = False
-        self._looked_at = 0
         self._is_opened = False
         self._has_news = True
         self._is_reading = False
@@ -119,6 +111,7 @@ class Partition:
             around.outbox, lease, around.rng, complete=self._settle_up, lost=self._lost
         )
         self._tasks = Tasks(f"partition {lease.partition}")
+        self._shelf = Shelf(self, around, self._ledger, self._tasks)
 
     @property
     def number(self) -> int:
@@ -141,8 +134,7 @@ class Partition:
         """Drop everything: another process has the lease, or may have it."""
         self.is_closed = self.is_closing = True
         self._ledger.close()
-        if self._next_due is not None:
-            self._next_due.cancel()
+        self._shelf.close()
         for receiver in self._around.receivers.values():
             receiver.catches_up(self)
 
@@ -189,7 +181,7 @@ class Partition:
         self._is_opened = True
         for hook_id, place in places.items():
             self._track(hook_id, place)
-        self._look_for_due()
+        self._shelf.look()
         self.wake()
         self._dirty()
 
@@ -211,8 +203,8 @@ class Partition:
         if not self._tracks and self._is_opened:
             self._front = lease.top  # nobody is owed anything
             self._dirty()
-        if lease.waiting > len(self._waiting):
-            self._look_for_due()
+        if self._is_opened and lease.waiting > len(self._shelf.taken):
+            self._shelf.look()
         if self._has_news or lease.top > self._front:
             self.wake()
 
@@ -234,7 +226,7 @@ class Partition:
         metrics.UNOWED.labels(hook_id).inc(len(track.open) + self._top - track.cursor)
         for seq in (*track.open, *track.done):
             self._ledger.forget(Key(seq, hook_id))
-        for job in [job for job in self._waiting.values() if job.hook_id == hook_id]:
+        for job in [job for job in self._shelf.taken.values() if job.hook_id == hook_id]:
             self.finish(job)
         self._ledger.changes.settled.pop(hook_id, None)
         self._ledger.changes.gone.add(hook_id)
@@ -349,61 +341,6 @@ class Partition:
             self.wake()
         self._dirty()
 
-    # -- waiting deliveries ---------------------------------------------------------------------
-
-    def _look_for_due(self) -> None:
-        if self._is_opened and not (self.is_closing or self._is_looking):
-            self._is_looking = True
-            self._tasks.spawn(self._take_due())
-
-    async def _take_due(self) -> None:
-        try:
-            with suppress(Unavailable):  # the next renewal of the lease looks again
-                await self._look_at_due(self._around.timers.now_ms())
-        finally:
-            self._is_looking = False
-
-    async def _look_at_due(self, now_ms: int) -> None:
-        """Hand on what is due and has a hook with room for it.
-
-        What waits for a hook without room hides nothing that comes after it: page follows page,
-        and where this look has to stop, the next one begins.
-        """
-        for _ in range(DUE_PAGES):
-            due = await self._outbox.due(self.lease, now_ms, DUE_AT_ONCE, self._looked_at)
-            if self.is_closing:
-                return
-            for each in due.waiting:
-                if each.id not in self._waiting:
-                    self._take_waiting(each)
-            if due.next_ms is not None:
-                self._await_due(due.next_ms)
-            if len(due.waiting) < DUE_AT_ONCE:
-                self._looked_at = 0
-                return
-            self._looked_at += DUE_AT_ONCE
-
-    def _take_waiting(self, waiting: Waiting) -> None:
-        receiver = self._around.receivers.get(waiting.hook_id)
-        if receiver is None:
-            metrics.UNOWED.labels(waiting.hook_id).inc()
-            self._ledger.end(waiting.id)
-            self._dirty()
-        elif receiver.room():
-            job = self._waiting[waiting.id] = Job(self, waiting.hook_id, waiting, waiting.tried)
-            receiver.take(job)
-
-    def _await_due(self, due_ms: int) -> None:
-        """Look again when the next one is due; only the earliest of these counts."""
-        timers = self._around.timers
-        if self._next_due is not None:
-            if timers.now_ms() < self._next_due_ms <= due_ms:
-                return
-            self._next_due.cancel()
-        delay_s = (due_ms - timers.now_ms()) / 1000
-        self._next_due_ms = due_ms
-        self._next_due = timers.call_later(delay_s, self._look_for_due)
-
     # -- what lanes tell ------------------------------------------------------------------------
 
     async def begin(self, job: Job) -> None:
@@ -438,8 +375,7 @@ class Partition:
     def finish(self, job: Job) -> None:
         """Record that a delivery is over."""
         if job.waiting is not None:
-            self._waiting.pop(job.id, None)
-            self._ledger.end(job.id)
+            self._shelf.finish(job)
         elif (track := self._tracks.get(job.hook_id)) and track.open.pop(job.seq, None):
             self._tracks.moved.add(job.hook_id)
             if job.seq > track.settled:
@@ -452,8 +388,7 @@ class Partition:
     def postpone(self, job: Job, waiting: Waiting) -> None:
         """Record that a delivery waits for a later attempt."""
         self.finish(job)
-        self._ledger.wait(waiting)
-        self._await_due(waiting.due_ms)
+        self._shelf.add(waiting)
 
     def bury(self, job: Job, reason: Reason) -> None:
         """Record that a delivery is given up."""
