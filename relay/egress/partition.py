@@ -11,7 +11,8 @@ what many deliveries have to say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Final, Protocol
 
@@ -89,6 +90,9 @@ class Surroundings(Protocol):
     def lost(self, partition: Partition) -> None:
         """Forget a partition whose lease is gone."""
 
+    def failed(self, partition: Partition) -> None:
+        """Hand a partition over that a fault has stopped, and read it anew after a pause."""
+
 
 class Partition:
     """One leased partition. ``close`` ends its use; jobs of a closed one are dropped."""
@@ -108,8 +112,9 @@ class Partition:
         self._has_news = True
         self._is_reading = False
         self._ledger = Ledger(
-            around.outbox, lease, around.rng, complete=self._settle_up, lost=self._lost
-        )
+            around.outbox, lease, around.rng, complete=self._settle_up, lost=self._lost,
+            failed=self.give_up,
+        )  # fmt: skip
         self._tasks = Tasks(f"partition {lease.partition}")
         self._shelf = Shelf(self, around, self._ledger, self._tasks)
 
@@ -144,6 +149,27 @@ class Partition:
             self._ended.clear()
             await self._ended.wait()
 
+    def give_up(self) -> None:
+        """Begin nothing more, after a fault that nobody foresaw, and be read anew after a pause.
+
+        What was recorded of it stands, the rest is repeated. So one fault stops nothing for long,
+        and one that comes again each time is met now and then only. Whoever calls this logs it.
+        """
+        metrics.BACKGROUND_FAILURES.inc()
+        self.is_closing = True
+        self._around.failed(self)
+
+    @contextmanager
+    def or_given_up(self) -> Iterator[None]:
+        """Give the partition up when the body fails, but for what is foreseen: that goes on."""
+        try:
+            yield
+        except (LeaseLost, Unavailable):
+            raise
+        except Exception:
+            log.exception("partition failed: it is read anew", partition=self.number)
+            self.give_up()
+
     def left(self, hook_id: str) -> int:
         """Return how many entries a hook has not come to yet."""
         track = self._tracks.get(hook_id)
@@ -159,12 +185,10 @@ class Partition:
     async def _open(self) -> None:
         """Find out how far the leaseholder before has come, and begin there."""
         persistently = self._ledger.persistently
-        try:
+        with suppress(LeaseLost), self.or_given_up():
             progress = await persistently(lambda: self._outbox.progress(self.lease))
             first = await persistently(lambda: self._outbox.read(self.lease, 0, 1))
-        except LeaseLost:
-            return
-        self._begin(progress, first)
+            self._begin(progress, first)
 
     def _begin(self, progress: Progress, first: Sequence[Owed]) -> None:
         """Take up every hook where its deliveries stand; ``first`` has the oldest entry."""
@@ -242,19 +266,23 @@ class Partition:
 
     async def _read(self) -> None:
         try:
-            while self._has_news and not self.is_closing and self._is_anyone_here():
-                self._has_news = False
-                page = await self._outbox.read(self.lease, self._front, PAGE)
-                if not page:
-                    continue
-                if page[-1].version > self._around.hooks.version:
-                    await self._around.refresh()
-                self._take(page)
-                self._has_news |= _is_full(page, PAGE)
+            with self.or_given_up():
+                while self._has_news and not self.is_closing and self._is_anyone_here():
+                    self._has_news = False
+                    await self._read_page()
         except Unavailable:
             self._has_news = True  # the next renewal of the lease looks again
         finally:
             self._is_reading = False
+
+    async def _read_page(self) -> None:
+        page = await self._outbox.read(self.lease, self._front, PAGE)
+        if not page:
+            return
+        if page[-1].version > self._around.hooks.version:
+            await self._around.refresh()
+        self._take(page)
+        self._has_news |= _is_full(page, PAGE)
 
     def _is_anyone_here(self) -> bool:
         """Tell whether a hook is where new entries are read; without hooks they are passed over."""
@@ -298,9 +326,12 @@ class Partition:
             receiver.catches_up(self)
             return
         count = max(1, min(PAGE, receiver.room()))
-        page = await self._outbox.read(self.lease, track.cursor, count)
-        if self.is_closing or self._tracks.get(receiver.hook.id) is not track:
-            return
+        with self.or_given_up():
+            page = await self._outbox.read(self.lease, track.cursor, count)
+            if not self.is_closing and self._tracks.get(receiver.hook.id) is track:
+                self._take_left(receiver, track, page)
+
+    def _take_left(self, receiver: Receiver, track: Track, page: Sequence[Owed]) -> None:
         for entry in page:
             if entry.seq > self._front:
                 break
@@ -309,17 +340,19 @@ class Partition:
                 return
         self._is_level(receiver, track, page)
 
-    async def shed(self, receiver: Receiver, count: int) -> int:
-        """Give up the oldest entries of a hook that stayed behind; return how many were read.
-
-        Raises ``LeaseLost``.
-        """
+    async def shed(self, receiver: Receiver, count: int) -> None:
+        """Give up the oldest entries of a hook that stayed behind; raises ``LeaseLost``."""
         track = self._tracks.get(receiver.hook.id)
         if track is None or not track.lags or self.is_closing:
-            return 0
-        page = await self._outbox.read(self.lease, track.cursor, min(PAGE, count))
-        if self.is_closing or self._tracks.get(receiver.hook.id) is not track:
-            return 0
+            receiver.catches_up(self)
+            return
+        with self.or_given_up():
+            page = await self._outbox.read(self.lease, track.cursor, min(PAGE, count))
+            if not self.is_closing and self._tracks.get(receiver.hook.id) is track:
+                self._shed(receiver, track, page)
+                await asyncio.shield(self._ledger.commit())
+
+    def _shed(self, receiver: Receiver, track: Track, page: Sequence[Owed]) -> None:
         for entry in page:
             if entry.seq > self._front:
                 break
@@ -328,8 +361,6 @@ class Partition:
                 self._bury(job, Reason.HOOK_BOUND)
             track.cursor = max(track.cursor, entry.seq)
         self._is_level(receiver, track, page)
-        await asyncio.shield(self._ledger.commit())
-        return len(page)
 
     def _is_level(self, receiver: Receiver, track: Track, page: Sequence[Owed]) -> None:
         """Let a hook read with the others again when it has come as far as they have."""

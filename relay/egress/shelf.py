@@ -52,8 +52,9 @@ class Shelf:
             self._tasks.spawn(self._look())
 
     async def _look(self) -> None:
+        """Look; while Redis is away the next renewal of the lease does it again."""
         try:
-            with suppress(Unavailable):  # the next renewal of the lease looks again
+            with suppress(Unavailable), self._partition.or_given_up():
                 await self._look_at_due(self._around.timers.now_ms())
         finally:
             self._is_looking = False

@@ -12,7 +12,18 @@ from typing import Any
 
 import msgspec
 
-from relay.broker import Changes, DeadLetter, HookList, Lease, Limits, Owed, Span, Unavailable
+from relay.broker import (
+    Changes,
+    DeadLetter,
+    Due,
+    HookList,
+    Lease,
+    Limits,
+    Owed,
+    Progress,
+    Span,
+    Unavailable,
+)
 from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.egress.dispatcher import Dispatcher
 from relay.egress.lane import Bounds
@@ -154,12 +165,18 @@ class Gate:
 
 
 class SharedOutbox(MemoryOutbox):
-    """An outbox that others may deliver too, and that can be away or forget what it was told."""
+    """An outbox that others may deliver too, and that can be away or forget what it was told.
+
+    ``faults`` has how often each of its methods has still to fail as a bug does; ``failed_at`` has
+    when one did, in seconds.
+    """
 
     def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
         super().__init__(clock, limits)
         self.others: set[str] = set()
         self.is_away = False
+        self.faults: dict[str, float] = {}
+        self.failed_at: list[float] = []
         self.forgets = False
         self.informed: list[int] = []
 
@@ -177,14 +194,32 @@ class SharedOutbox(MemoryOutbox):
     async def inform(self, lease: Lease, hooks: HookList) -> None:
         self.informed.append(hooks.version)
 
-    async def read(self, lease: Lease, after: int, count: int) -> list[Owed]:
+    def _may_fail(self, method: str) -> None:
         if self.is_away:
             raise Unavailable("away")
+        if self.faults.get(method, 0) > 0:
+            self.faults[method] -= 1
+            self.failed_at.append((self._now_ms() - START_MS) / 1000)
+            raise OverflowError("a bug")
+
+    async def progress(self, lease: Lease) -> Progress:
+        self._may_fail("progress")
+        return await super().progress(lease)
+
+    async def read(self, lease: Lease, after: int, count: int) -> list[Owed]:
+        self._may_fail("read")
         return await super().read(lease, after, count)
 
+    async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
+        self._may_fail("due")
+        return await super().due(lease, now_ms, count, skip)
+
+    async def give_back(self, lease: Lease) -> None:
+        self._may_fail("give_back")
+        await super().give_back(lease)
+
     async def record(self, lease: Lease, changes: Changes) -> None:
-        if self.is_away:
-            raise Unavailable("away")
+        self._may_fail("record")
         await super().record(lease, changes)
 
 
