@@ -11,11 +11,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import metrics
-from tests.egress.works import NO, OK, Gate, Works, hook, settled, works
+from tests.contract.harness import event
+from tests.egress.works import NO, OK, Gate, Works, content, hook, result, settled, works
 
 pytestmark = pytest.mark.anyio
 
-FAULTS = {"partition failed: it is read anew", "recording failed"}
+FAULTS = {
+    "partition failed: it is read anew",
+    "recording failed",
+    "delivery stopped by a fault",
+}
 
 
 @pytest.fixture
@@ -154,3 +159,75 @@ async def test_a_partition_whose_handing_over_failed_can_be_taken_again(rig: Wor
     await rig.timers.advance(2.5)
     await rig.publish(2)
     assert rig.sink.contents() == [1, 2]
+
+
+# -- after an attempt -----------------------------------------------------------------------------
+
+
+def holds_nothing(rig: Works) -> bool:
+    """Tell whether every slot, every place and every byte was given back."""
+    [lane] = rig.dispatcher._lanes.values()
+    return (lane.taken, rig.dispatcher.slots.taken, rig.dispatcher.held_bytes) == (0, 0, 0)
+
+
+async def test_a_fault_in_noting_how_an_attempt_ended_has_it_repeated(rig: Works) -> None:
+    answers = iter([result(latency_s=math.nan)])
+    rig.sink.answer = lambda _hook, _delivery: next(answers, OK)
+    await rig.start(hook(ordered=True))
+    with faults_told(1):
+        await rig.publish(1, 2)
+        assert rig.sink.contents() == [1]
+        assert holds_nothing(rig)
+        await rig.timers.advance(2.5)
+    assert rig.sink.contents() == [1, 1, 2]
+    assert rig.sink.numbers == [1, 2, 1]
+    assert holds_nothing(rig)
+    assert (await rig.left(), await rig.dead()) == (0, [])
+
+
+async def test_a_fault_in_postponing_has_the_attempt_repeated(rig: Works) -> None:
+    rig.sink.answer = lambda _hook, _delivery: NO
+    await rig.start(hook(retry_schedule=(60,)))
+    with faults_told(1):
+        await spoil(rig, 1)
+        assert holds_nothing(rig)
+        await rig.timers.advance(2.5)
+    assert rig.sink.numbers == [1, 2]
+    assert holds_nothing(rig)
+    assert len(rig.outbox._waiting) == 1
+    assert (await rig.left(), await rig.dead()) == (0, [])
+
+
+async def test_a_fault_in_burying_has_the_attempt_repeated(rig: Works) -> None:
+    rig.sink.answer = lambda _hook, _delivery: NO
+    await rig.start(hook())
+    with faults_told(1):
+        await spoil(rig, 1)
+        assert holds_nothing(rig)
+        await rig.timers.advance(2.5)
+    assert rig.sink.numbers == [1, 2]
+    assert holds_nothing(rig)
+    assert (await rig.left(), len(await rig.dead())) == (0, 1)
+
+
+async def test_what_can_never_be_buried_holds_nothing_up_but_itself(rig: Works) -> None:
+    rig.sink.answer = lambda _hook, delivery: NO if delivery.body == b"\xff" else OK
+    await rig.start(hook())
+    with faults_told(1):
+        await spoil(rig, math.inf)
+    with capture_logs() as logged:
+        await rig.publish(*range(50))
+        await rig.timers.advance(120)
+    assert 10 <= [each["log_level"] for each in logged].count("error") <= 30
+    bodies = [delivery.body for _, _, delivery, _ in rig.sink.attempts]
+    assert bodies.count(b"\xff") == 5  # then it is taken for what kills the relay
+    got = [content(body) for body in bodies if body != b"\xff"]
+    assert sorted(got) == list(range(50))
+
+
+async def spoil(rig: Works, times: float) -> None:
+    """Publish an event that is read so often with a body that is no text."""
+    spoiled = event("spoiled")
+    rig.outbox.spoiled[spoiled.event_id] = times
+    await rig.broker.publish(spoiled)
+    await rig.quiet()

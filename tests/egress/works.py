@@ -168,7 +168,8 @@ class SharedOutbox(MemoryOutbox):
     """An outbox that others may deliver too, and that can be away or forget what it was told.
 
     ``faults`` has how often each of its methods has still to fail as a bug does; ``failed_at`` has
-    when one did, in seconds.
+    when one did, in seconds. ``spoiled`` has events whose bodies are read as what is no text, and
+    how often.
     """
 
     def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
@@ -177,6 +178,7 @@ class SharedOutbox(MemoryOutbox):
         self.is_away = False
         self.faults: dict[str, float] = {}
         self.failed_at: list[float] = []
+        self.spoiled: dict[str, float] = {}
         self.forgets = False
         self.informed: list[int] = []
 
@@ -208,7 +210,13 @@ class SharedOutbox(MemoryOutbox):
 
     async def read(self, lease: Lease, after: int, count: int) -> list[Owed]:
         self._may_fail("read")
-        return await super().read(lease, after, count)
+        return [self._spoil(entry) for entry in await super().read(lease, after, count)]
+
+    def _spoil(self, entry: Owed) -> Owed:
+        if self.spoiled.get(entry.event_id, 0) <= 0:
+            return entry
+        self.spoiled[entry.event_id] -= 1
+        return msgspec.structs.replace(entry, body=b"\xff")
 
     async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
         self._may_fail("due")
