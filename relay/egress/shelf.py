@@ -6,11 +6,12 @@ left where it is. When to look again is told by a timer, and by each renewal of 
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from relay import metrics
-from relay.broker import Unavailable, Waiting
+from relay.broker import LeaseLost, Unavailable, Waiting
 from relay.egress.jobs import Job
 from relay.egress.ledger import Ledger
 from relay.egress.timers import Handle
@@ -39,6 +40,7 @@ class Shelf:
         self._next_due_ms = 0
         self._is_looking = False
         self._looked_at = 0
+        self._ended: set[str] = set()
 
     def close(self) -> None:
         """Look for nothing any more."""
@@ -52,9 +54,15 @@ class Shelf:
             self._tasks.spawn(self._look())
 
     async def _look(self) -> None:
-        """Look; while Redis is away the next renewal of the lease does it again."""
+        """Look; while Redis is away the next renewal of the lease does it again.
+
+        The answer may have what has ended already. What ended before is therefore recorded first;
+        what ends from now on is passed over, since an answer and a record can cross.
+        """
+        self._ended.clear()
         try:
-            with suppress(Unavailable), self._partition.or_given_up():
+            with suppress(LeaseLost, Unavailable), self._partition.or_given_up():
+                await asyncio.shield(self._ledger.commit())
                 await self._look_at_due(self._around.timers.now_ms())
         finally:
             self._is_looking = False
@@ -72,7 +80,7 @@ class Shelf:
             if self._partition.is_closing:
                 return
             for each in due.waiting:
-                if each.id not in self.taken:
+                if each.id not in self.taken and each.id not in self._ended:
                     self._take(each)
             if due.next_ms is not None:
                 self._await_due(due.next_ms)
@@ -85,7 +93,7 @@ class Shelf:
         receiver = self._around.receivers.get(waiting.hook_id)
         if receiver is None:
             metrics.UNOWED.labels(waiting.hook_id).inc()
-            self._ledger.end(waiting.id)
+            self._end(waiting.id)
             self._ledger.commit()
         elif receiver.room():
             job = Job(self._partition, waiting.hook_id, waiting, waiting.tried)
@@ -113,4 +121,8 @@ class Shelf:
     def finish(self, job: Job) -> None:
         """Record that one is over."""
         self.taken.pop(job.id, None)
-        self._ledger.end(job.id)
+        self._end(job.id)
+
+    def _end(self, waiting_id: str) -> None:
+        self._ended.add(waiting_id)
+        self._ledger.end(waiting_id)

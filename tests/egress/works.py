@@ -169,7 +169,8 @@ class SharedOutbox(MemoryOutbox):
 
     ``faults`` has how often each of its methods has still to fail as a bug does; ``failed_at`` has
     when one did, in seconds. ``spoiled`` has events whose bodies are read as what is no text, and
-    how often.
+    how often. ``before`` and ``after`` have what a method waits for before it does its work, and
+    after.
     """
 
     def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
@@ -179,6 +180,8 @@ class SharedOutbox(MemoryOutbox):
         self.faults: dict[str, float] = {}
         self.failed_at: list[float] = []
         self.spoiled: dict[str, float] = {}
+        self.before: dict[str, asyncio.Event] = {}
+        self.after: dict[str, asyncio.Event] = {}
         self.forgets = False
         self.informed: list[int] = []
 
@@ -220,7 +223,10 @@ class SharedOutbox(MemoryOutbox):
 
     async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
         self._may_fail("due")
-        return await super().due(lease, now_ms, count, skip)
+        due = await super().due(lease, now_ms, count, skip)
+        if "due" in self.after:
+            await self.after["due"].wait()
+        return due
 
     async def give_back(self, lease: Lease) -> None:
         self._may_fail("give_back")
@@ -228,6 +234,8 @@ class SharedOutbox(MemoryOutbox):
 
     async def record(self, lease: Lease, changes: Changes) -> None:
         self._may_fail("record")
+        if "record" in self.before:
+            await self.before["record"].wait()
         await super().record(lease, changes)
 
 
