@@ -38,11 +38,13 @@ class Bounds(NamedTuple):
 
     ``attempts``: under way, over all hooks. ``parked``: deliveries of one hook that wait for their
     next attempt by the table. ``held_bytes``: bodies, over all hooks; each may always hold one.
+    ``look``: due deliveries of a partition that one look at what waits goes through.
     """
 
     attempts: int = 2000
     parked: int = 1024
     held_bytes: int = 134_217_728
+    look: int = 16_384
 
 
 class Load(Protocol):

@@ -19,6 +19,7 @@ from relay.broker import (
     Key,
     Lease,
     LeaseLost,
+    Mark,
     Outbox,
     Tried,
     Unavailable,
@@ -94,12 +95,12 @@ class Ledger:
 
     def wait(self, waiting: Waiting) -> None:
         """Record that a delivery waits, or what was tried of it."""
-        self.changes.ended.discard(waiting.id)
+        self.changes.ended.discard(waiting.mark)
         self.changes.waiting[waiting.id] = waiting
 
-    def end(self, waiting_id: str) -> None:
+    def end(self, mark: Mark) -> None:
         """Record that a waiting delivery is over."""
-        self.changes.ended.add(waiting_id)
+        self.changes.ended.add(mark)
 
     def bury(self, letter: DeadLetter) -> None:
         """Record a dead letter."""

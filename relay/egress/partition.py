@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from random import Random
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from relay import logs, metrics
 from relay.broker import (
@@ -39,6 +39,9 @@ from relay.egress.timers import Timers
 from relay.egress.tracks import Track, Tracks
 from relay.hooks import Hook
 from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.egress.lane import Bounds
 
 log = logs.get(__name__)
 
@@ -75,6 +78,7 @@ class Surroundings(Protocol):
     outbox: Outbox
     timers: Timers
     rng: Random
+    bounds: Bounds
 
     @property
     def hooks(self) -> HookList:

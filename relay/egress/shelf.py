@@ -1,17 +1,19 @@
 """What waits outside a partition's row: for its next attempt by the longer schedule, or replayed.
 
-A look reads what is due, page by page, and hands on what has a hook with room for it; the rest is
-left where it is. When to look again is told by a timer, and by each renewal of the lease.
+A look goes through what is due, which is known without its body, and hands on what has a hook with
+room for it; the rest is left where it is. When to look again is told by a timer, and by each
+renewal of the lease.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from relay import metrics
-from relay.broker import LeaseLost, Unavailable, Waiting
+from relay.broker import LeaseLost, Mark, Unavailable, Waiting
 from relay.egress.jobs import Job
 from relay.egress.ledger import Ledger
 from relay.egress.timers import Handle
@@ -20,9 +22,8 @@ from relay.tasks import Tasks
 if TYPE_CHECKING:
     from relay.egress.partition import Partition, Surroundings
 
-DUE_AT_ONCE: Final = 64
-DUE_PAGES: Final = 32
-"""Pages of what is due that one look reads."""
+MARKS_AT_ONCE: Final = 1024
+BODIES_AT_ONCE: Final = 64
 
 
 class Shelf:
@@ -70,35 +71,55 @@ class Shelf:
     async def _look_at_due(self, now_ms: int) -> None:
         """Hand on what is due and has a hook with room for it.
 
-        What waits for a hook without room hides nothing that comes after it: page follows page,
-        and where this look has to stop, the next one begins.
+        What waits for a hook without room hides nothing that comes after it: where this look has
+        to stop, the next one begins.
         """
-        for _ in range(DUE_PAGES):
+        left = self._around.bounds.look
+        while left:
+            count = min(MARKS_AT_ONCE, left)
             due = await self._around.outbox.due(
-                self._partition.lease, now_ms, DUE_AT_ONCE, self._looked_at
+                self._partition.lease, now_ms, count, self._looked_at
             )
             if self._partition.is_closing:
                 return
-            for each in due.waiting:
-                if each.id not in self.taken and each.id not in self._ended:
-                    self._take(each)
             if due.next_ms is not None:
                 self._await_due(due.next_ms)
-            if len(due.waiting) < DUE_AT_ONCE:
+            await self._take(self._wanted(due.marks))
+            if len(due.marks) < count:
                 self._looked_at = 0
                 return
-            self._looked_at += DUE_AT_ONCE
+            self._looked_at += count
+            left -= count
 
-    def _take(self, waiting: Waiting) -> None:
-        receiver = self._around.receivers.get(waiting.hook_id)
-        if receiver is None:
-            metrics.UNOWED.labels(waiting.hook_id).inc()
-            self._end(waiting.id)
-            self._ledger.commit()
-        elif receiver.room():
-            job = Job(self._partition, waiting.hook_id, waiting, waiting.tried)
-            self.taken[waiting.id] = job
-            receiver.take(job)
+    def _wanted(self, marks: Sequence[Mark]) -> list[str]:
+        """Return which of them can be taken now, by id; those of removed hooks are dropped."""
+        wanted: list[str] = []
+        room: dict[str, int] = {}
+        for mark in marks:
+            if mark.id in self.taken or mark.id in self._ended:
+                continue
+            if mark.hook_id not in room:
+                receiver = self._around.receivers.get(mark.hook_id)
+                room[mark.hook_id] = -1 if receiver is None else receiver.room()
+            if room[mark.hook_id] > 0:
+                room[mark.hook_id] -= 1
+                wanted.append(mark.id)
+            elif room[mark.hook_id] < 0:
+                metrics.UNOWED.labels(mark.hook_id).inc()
+                self._end(mark)
+                self._ledger.commit()
+        return wanted
+
+    async def _take(self, ids: Sequence[str]) -> None:
+        """Hand waiting deliveries to their hooks, as far as these have room for them by then."""
+        for start in range(0, len(ids), BODIES_AT_ONCE):
+            some = ids[start : start + BODIES_AT_ONCE]
+            for each in await self._around.outbox.waiting(self._partition.lease, some):
+                receiver = self._around.receivers.get(each.hook_id)
+                if receiver is not None and receiver.room() and not self._partition.is_closing:
+                    job = Job(self._partition, each.hook_id, each, each.tried)
+                    self.taken[each.id] = job
+                    receiver.take(job)
 
     def _await_due(self, due_ms: int) -> None:
         """Look again when the next one is due; only the earliest of these counts."""
@@ -121,8 +142,8 @@ class Shelf:
     def finish(self, job: Job) -> None:
         """Record that one is over."""
         self.taken.pop(job.id, None)
-        self._end(job.id)
+        self._end(Mark(job.id, job.hook_id))
 
-    def _end(self, waiting_id: str) -> None:
-        self._ended.add(waiting_id)
-        self._ledger.end(waiting_id)
+    def _end(self, mark: Mark) -> None:
+        self._ended.add(mark.id)
+        self._ledger.end(mark)

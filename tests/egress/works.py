@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from random import Random
@@ -23,6 +23,7 @@ from relay.broker import (
     Progress,
     Span,
     Unavailable,
+    Waiting,
 )
 from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.egress.dispatcher import Dispatcher
@@ -170,7 +171,7 @@ class SharedOutbox(MemoryOutbox):
     ``faults`` has how often each of its methods has still to fail as a bug does; ``failed_at`` has
     when one did, in seconds. ``spoiled`` has events whose bodies are read as what is no text, and
     how often. ``before`` and ``after`` have what a method waits for before it does its work, and
-    after.
+    after. ``asked`` has how many bodies of waiting deliveries were asked for each time.
     """
 
     def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
@@ -182,6 +183,7 @@ class SharedOutbox(MemoryOutbox):
         self.spoiled: dict[str, float] = {}
         self.before: dict[str, asyncio.Event] = {}
         self.after: dict[str, asyncio.Event] = {}
+        self.asked: list[int] = []
         self.forgets = False
         self.informed: list[int] = []
 
@@ -227,6 +229,11 @@ class SharedOutbox(MemoryOutbox):
         if "due" in self.after:
             await self.after["due"].wait()
         return due
+
+    async def waiting(self, lease: Lease, ids: Sequence[str]) -> list[Waiting]:
+        self._may_fail("waiting")
+        self.asked.append(len(ids))
+        return await super().waiting(lease, ids)
 
     async def give_back(self, lease: Lease) -> None:
         self._may_fail("give_back")
