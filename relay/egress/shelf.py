@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MARKS_AT_ONCE: Final = 1024
 BODIES_AT_ONCE: Final = 64
+LOOK_GAP_S: Final = 0.25
+"""Looks of timers are no closer: where much is overdue one takes up to some 20 ms."""
 
 
 class Shelf:
@@ -116,14 +118,15 @@ class Shelf:
             some = ids[start : start + BODIES_AT_ONCE]
             for each in await self._around.outbox.waiting(self._partition.lease, some):
                 receiver = self._around.receivers.get(each.hook_id)
-                if receiver is not None and receiver.room() and not self._partition.is_closing:
+                if receiver is not None and receiver.room():
                     job = Job(self._partition, each.hook_id, each, each.tried)
                     self.taken[each.id] = job
                     receiver.take(job)
 
     def _await_due(self, due_ms: int) -> None:
-        """Look again when the next one is due; only the earliest of these counts."""
+        """Look again when the next one is due, or soon after; only the earliest of these counts."""
         timers = self._around.timers
+        due_ms = max(due_ms, timers.now_ms() + int(LOOK_GAP_S * 1000))
         if self._next_due is not None:
             if timers.now_ms() < self._next_due_ms <= due_ms:
                 return

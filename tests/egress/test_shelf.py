@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from itertools import pairwise
 from random import Random
 
+import msgspec
 import pytest
 
 from relay.broker import Changes, Lease, Waiting
 from relay.broker.redis import RedisBroker, RedisOutbox
 from relay.egress.dispatcher import Dispatcher
 from relay.egress.lane import Bounds
-from relay.egress.shelf import BODIES_AT_ONCE
+from relay.egress.shelf import BODIES_AT_ONCE, LOOK_GAP_S
 from relay.egress.sinks import Delivery, Result
 from relay.egress.timers import LoopTimers
 from relay.hooks import Hook, Hooks
@@ -76,6 +79,24 @@ async def test_what_ends_while_it_is_looked_for_is_not_taken_again(
     assert rig.sink.numbers == [2, 2]
 
 
+async def test_looks_keep_a_distance_however_often_something_is_due(rig: Works) -> None:
+    hooks = [hook(f"h{n}") for n in range(100)]
+    lease = await rig.outbox.lease(0)
+    assert lease is not None
+    waiting = overdue(*(each.id for each in hooks), dead=0)
+    due = {
+        id_: msgspec.structs.replace(each, due_ms=START_MS + 10 * int(id_))
+        for id_, each in waiting.items()
+    }
+    await rig.outbox.record(lease, Changes(waiting=due))
+    await rig.start(*hooks)
+    await rig.timers.advance(1.25)
+    assert len(rig.sink.attempts) == 100
+    assert min(b - a for a, b in pairwise(sorted(set(rig.outbox.looked_at)))) >= LOOK_GAP_S
+    late = [at_s - 0.01 * int(each.delivery_id) for at_s, _, each, _ in rig.sink.attempts]
+    assert 0 <= min(late) < max(late) <= LOOK_GAP_S + 0.001
+
+
 # -- a dead hook ----------------------------------------------------------------------------------
 
 BOUNDS = Bounds(look=64)
@@ -83,9 +104,9 @@ DEAD = 300
 """Overdue deliveries of the dead hook: more than four looks go through."""
 
 
-def overdue(*last: str) -> dict[str, Waiting]:
+def overdue(*last: str, dead: int = DEAD) -> dict[str, Waiting]:
     """Return what waits: hundreds of deliveries to ``dead``, then one to each of ``last``."""
-    hooks = ["dead"] * DEAD + list(last)
+    hooks = ["dead"] * dead + list(last)
     return {
         str(n): Waiting(
             id=str(n),
@@ -140,6 +161,35 @@ async def test_bodies_are_read_few_at_once(rig: Works) -> None:
     assert len(rig.sink.attempts) >= 100
 
 
+async def test_a_hook_that_was_filled_while_bodies_were_read_takes_no_more(rig: Works) -> None:
+    rig.sink.answer = NoAnswer()
+    lease = await rig.outbox.lease(0)
+    assert lease is not None
+    await rig.outbox.record(lease, Changes(waiting=overdue()))
+    rig.outbox.before["waiting"] = asyncio.Event()
+    await rig.start(hook("dead"))
+    await rig.publish(*(f"new {n}" for n in range(100)))
+    [lane] = rig.dispatcher._lanes.values()
+    full = lane.taken
+    assert full
+    rig.outbox.before.pop("waiting").set()
+    await settled()
+    assert lane.taken == full
+
+
+async def test_what_comes_of_a_look_in_a_partition_that_was_lost_is_dropped(rig: Works) -> None:
+    lease = await rig.outbox.lease(0)
+    assert lease is not None
+    await rig.outbox.record(lease, Changes(waiting=overdue("live")))
+    rig.outbox.after["due"] = asyncio.Event()
+    await rig.start(hook("live"))
+    await rig.outbox.lease(0)  # another process
+    await rig.timers.advance(2.5)  # memory has one process: it takes it again
+    rig.outbox.after.pop("due").set()
+    await settled()
+    assert rig.outbox.asked == [1]
+
+
 class WatchedOutbox(RedisOutbox):
     """Notes how many bodies of waiting deliveries are asked for."""
 
@@ -171,12 +221,12 @@ async def test_looks_in_redis_go_on_where_the_one_before_had_to_stop(
         dispatcher = Dispatcher(
             outbox=outbox, store=store, sink=sink, rng=Random(1), timers=timers, bounds=BOUNDS
         )
-        await dispatcher.start()
-        await until(lambda: sink.contents("live"), "it gets its own")
-        keys = broker.keyspace.outboxes[lease.partition]
-        with redis_server.client() as client:
-            await until(lambda: client.hlen(keys.waiting) == DEAD, "what is over is removed")
-            assert client.zcard(keys.waiting_at) == DEAD
-        assert sink.contents("live") == [DEAD]
-        assert outbox.asked == len(sink.contents("dead")) + 1
-        await dispatcher.aclose()
+        async with aclosing(dispatcher):
+            await dispatcher.start()
+            await until(lambda: sink.contents("live"), "it gets its own")
+            keys = broker.keyspace.outboxes[lease.partition]
+            with redis_server.client() as client:
+                await until(lambda: client.hlen(keys.waiting) == DEAD, "what is over is removed")
+                assert client.zcard(keys.waiting_at) == DEAD
+            assert sink.contents("live") == [DEAD]
+            assert outbox.asked == len(sink.contents("dead")) + 1

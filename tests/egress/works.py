@@ -171,7 +171,7 @@ class SharedOutbox(MemoryOutbox):
     ``faults`` has how often each of its methods has still to fail as a bug does; ``failed_at`` has
     when one did, in seconds. ``spoiled`` has events whose bodies are read as what is no text, and
     how often. ``before`` and ``after`` have what a method waits for before it does its work, and
-    after. ``asked`` has how many bodies of waiting deliveries were asked for each time.
+    after. ``looked_at`` has when it was asked what is due, ``asked`` for how many bodies each time.
     """
 
     def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
@@ -184,6 +184,7 @@ class SharedOutbox(MemoryOutbox):
         self.before: dict[str, asyncio.Event] = {}
         self.after: dict[str, asyncio.Event] = {}
         self.asked: list[int] = []
+        self.looked_at: list[float] = []
         self.forgets = False
         self.informed: list[int] = []
 
@@ -225,6 +226,7 @@ class SharedOutbox(MemoryOutbox):
 
     async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
         self._may_fail("due")
+        self.looked_at.append((self._now_ms() - START_MS) / 1000)
         due = await super().due(lease, now_ms, count, skip)
         if "due" in self.after:
             await self.after["due"].wait()
@@ -233,6 +235,8 @@ class SharedOutbox(MemoryOutbox):
     async def waiting(self, lease: Lease, ids: Sequence[str]) -> list[Waiting]:
         self._may_fail("waiting")
         self.asked.append(len(ids))
+        if "waiting" in self.before:
+            await self.before["waiting"].wait()
         return await super().waiting(lease, ids)
 
     async def give_back(self, lease: Lease) -> None:
