@@ -185,29 +185,20 @@ async def test_a_fault_in_noting_how_an_attempt_ended_has_it_repeated(rig: Works
     assert (await rig.left(), await rig.dead()) == (0, [])
 
 
-async def test_a_fault_in_postponing_has_the_attempt_repeated(rig: Works) -> None:
+@pytest.mark.parametrize(("schedule", "wait", "dead"), [((60,), 1, 0), ((), 0, 1)])
+async def test_a_fault_in_postponing_or_burying_has_the_attempt_repeated(
+    rig: Works, schedule: tuple[int, ...], wait: int, dead: int
+) -> None:
     rig.sink.answer = lambda _hook, _delivery: NO
-    await rig.start(hook(retry_schedule=(60,)))
+    await rig.start(hook(retry_schedule=schedule))
     with faults_told(1):
         await spoil(rig, 1)
         assert holds_nothing(rig)
         await rig.timers.advance(2.5)
     assert rig.sink.numbers == [1, 2]
     assert holds_nothing(rig)
-    assert len(rig.outbox._waiting) == 1
-    assert (await rig.left(), await rig.dead()) == (0, [])
-
-
-async def test_a_fault_in_burying_has_the_attempt_repeated(rig: Works) -> None:
-    rig.sink.answer = lambda _hook, _delivery: NO
-    await rig.start(hook())
-    with faults_told(1):
-        await spoil(rig, 1)
-        assert holds_nothing(rig)
-        await rig.timers.advance(2.5)
-    assert rig.sink.numbers == [1, 2]
-    assert holds_nothing(rig)
-    assert (await rig.left(), len(await rig.dead())) == (0, 1)
+    assert (len(rig.outbox._waiting), len(await rig.dead())) == (wait, dead)
+    assert await rig.left() == 0
 
 
 async def test_what_can_never_be_buried_holds_nothing_up_but_itself(rig: Works) -> None:
