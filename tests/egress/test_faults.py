@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -159,6 +160,22 @@ async def test_a_partition_whose_handing_over_failed_can_be_taken_again(rig: Wor
     await rig.timers.advance(2.5)
     await rig.publish(2)
     assert rig.sink.contents() == [1, 2]
+
+
+async def test_a_fault_while_everything_ends_begins_nothing(rig: Works) -> None:
+    rig.sink.answer = Gate()
+    await rig.start(hook())
+    await rig.publish(0)
+    rig.outbox.before["leave"] = asyncio.Event()
+    closing = asyncio.create_task(rig.dispatcher.aclose())
+    await settled()
+    rig.outbox.faults["read"] = 1
+    with faults_told(1):
+        await rig.publish(1)
+    assert len(rig.dispatcher._tasks) == 0
+    rig.outbox.before.pop("leave").set()
+    await closing
+    assert rig.outbox._token == ""
 
 
 # -- after an attempt -----------------------------------------------------------------------------

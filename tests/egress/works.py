@@ -193,6 +193,10 @@ class SharedOutbox(MemoryOutbox):
             raise Unavailable("away")
         return await super().join() | self.others
 
+    async def leave(self) -> None:
+        if "leave" in self.before:
+            await self.before["leave"].wait()
+
     async def lease(self, partition: int, token: str = "") -> Lease | None:
         lease = await super().lease(partition, token)
         if lease is not None and self.forgets:
