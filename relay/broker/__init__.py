@@ -34,6 +34,7 @@ from relay.broker.outbox import (
     Key,
     Lease,
     LeaseLost,
+    Mark,
     Outbox,
     Owed,
     Progress,
@@ -54,8 +55,8 @@ from relay.users import Profile, User
 __all__ = [
     "Attempt", "Broker", "Change", "Changes", "DeadLetter", "Due", "Entry", "Epoch", "Found",
     "Health", "History", "HookList", "Inbox", "InboxEntry", "Key", "Lease", "LeaseLost", "Limits",
-    "Listener", "Outbox", "Owed", "Progress", "Reason", "Receiver", "Replayed", "Roster", "Span",
-    "Store", "Tried", "Unavailable", "Waiting", "delivery_id",
+    "Listener", "Mark", "Outbox", "Owed", "Progress", "Reason", "Receiver", "Replayed", "Roster",
+    "Span", "Store", "Tried", "Unavailable", "Waiting", "delivery_id",
 ]  # fmt: skip
 
 

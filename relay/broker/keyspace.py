@@ -42,8 +42,8 @@ class OutboxKeys(NamedTuple):
     ``entries``: a stream, by number. ``state``: a hash of counters and what the publish step knows
     of the hooks. ``wake``: the channel on which it tells that something is new. ``dead``,
     ``dead_at``: dead letters by id, and ids by time. ``lease``: who delivers. ``tried``: what was
-    done and tried, by delivery. ``waiting``, ``waiting_at``: deliveries by id, and ids by when they
-    are due.
+    done and tried, by delivery. ``waiting``, ``waiting_at``: deliveries by id, and ids, each with
+    its hook, by when they are due.
     """
 
     entries: str

@@ -183,11 +183,15 @@ class MemoryOutbox:
         return list(islice(self._entries, skip, skip + count))
 
     async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
-        """Return waiting deliveries that are due, the most overdue first, after some of them."""
+        """Return which waiting deliveries are due, the most overdue first, without some of them."""
         edge = bisect_right(self._due, now_ms, key=itemgetter(0))
         page = self._due[skip : min(edge, skip + count)]
         following = self._due[edge][0] if edge < len(self._due) else None
-        return Due([self._waiting[waiting_id] for _, waiting_id in page], following)
+        return Due([self._waiting[waiting_id].mark for _, waiting_id in page], following)
+
+    async def waiting(self, lease: Lease, ids: Sequence[str]) -> list[Waiting]:
+        """Return some waiting deliveries; what waits no longer is left out."""
+        return [self._waiting[waiting_id] for waiting_id in ids if waiting_id in self._waiting]
 
     def _let_wait(self, waiting: Waiting) -> None:
         self._wait_no_more(waiting.id)
@@ -214,8 +218,8 @@ class MemoryOutbox:
             self._bury(letter)
         for waiting in changes.waiting.values():
             self._let_wait(waiting)
-        for waiting_id in changes.ended:
-            self._wait_no_more(waiting_id)
+        for mark in changes.ended:
+            self._wait_no_more(mark.id)
 
     # -- dead letters ---------------------------------------------------------------------------
 

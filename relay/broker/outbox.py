@@ -147,6 +147,13 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: str | None = None
 
 
+class Mark(NamedTuple):
+    """Which waiting delivery is meant, and for which hook it waits."""
+
+    id: str
+    hook_id: str
+
+
 class Waiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A delivery that waits outside the row: for its next attempt by the longer schedule, or to be
     replayed. ``id`` is its delivery id."""
@@ -161,6 +168,11 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     offset: int
     body: str
     tried: Tried = Tried()
+
+    @property
+    def mark(self) -> Mark:
+        """What tells which one it is."""
+        return Mark(self.id, self.hook_id)
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -204,7 +216,7 @@ class Changes(msgspec.Struct):
     ``tried``: None marks a delivery done that lies above its hook's ``settled``. ``forget``: keys
     that ``settled`` covers now, or that nobody is owed. ``gone``: hooks that are no more. ``trim``:
     entries up to it are done for every hook. ``waiting`` and ``dead`` are put by their ids,
-    ``ended`` has the ids of waiting ones that are over.
+    ``ended`` has the waiting ones that are over.
     """
 
     tried: dict[Key, Tried | None] = {}
@@ -213,7 +225,7 @@ class Changes(msgspec.Struct):
     gone: set[str] = set()
     trim: int = 0
     waiting: dict[str, Waiting] = {}
-    ended: set[str] = set()
+    ended: set[Mark] = set()
     dead: dict[str, DeadLetter] = {}
 
     def __bool__(self) -> bool:
@@ -223,7 +235,7 @@ class Changes(msgspec.Struct):
 class Due(NamedTuple):
     """Waiting deliveries whose time has come, and when the next one's will have (None: none)."""
 
-    waiting: list[Waiting]
+    marks: list[Mark]
     next_ms: int | None
 
 
@@ -313,7 +325,11 @@ class Outbox(Protocol):
         ...
 
     async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
-        """Return waiting deliveries that are due, the most overdue first, without the first few."""
+        """Return which waiting deliveries are due, the most overdue first, without some of them."""
+        ...
+
+    async def waiting(self, lease: Lease, ids: Sequence[str]) -> list[Waiting]:
+        """Return some waiting deliveries; what waits no longer is left out."""
         ...
 
     async def record(self, lease: Lease, changes: Changes) -> None:

@@ -22,6 +22,7 @@ from relay.broker import (
     Key,
     Lease,
     LeaseLost,
+    Mark,
     Owed,
     Progress,
     Replayed,
@@ -149,13 +150,15 @@ class RedisOutbox:
         return [_owed(number, fields) for number, fields in reply]
 
     async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
-        """Return waiting deliveries that are due, the most overdue first, after some of them."""
-        keys = self._keys[lease.partition]
-        texts, following = await self._redis.run(
-            scripts.OUT_DUE, [keys.waiting, keys.waiting_at], now_ms, count, skip
-        )
-        waiting = [_read(text, Waiting) for text in texts if text is not None]
-        return Due(waiting, int(float(following)) if following else None)
+        """Return which waiting deliveries are due, the most overdue first, without some of them."""
+        key = self._keys[lease.partition].waiting_at
+        members, following = await self._redis.run(scripts.OUT_DUE, [key], now_ms, count, skip)
+        return Due([*map(_mark, members)], int(float(following)) if following else None)
+
+    async def waiting(self, lease: Lease, ids: Sequence[str]) -> list[Waiting]:
+        """Return some waiting deliveries; what waits no longer is left out."""
+        texts = await self._redis.request("HMGET", self._keys[lease.partition].waiting, *ids)
+        return [_read(text, Waiting) for text in texts if text is not None]
 
     async def record(self, lease: Lease, changes: Changes) -> None:
         """Record changes in one atomic step; raises ``LeaseLost``."""
@@ -175,9 +178,10 @@ class RedisOutbox:
                 (id_, letter.at_ms, wire.encode(letter)) for id_, letter in changes.dead.items()
             )),
             *_listed(3, chain.from_iterable(
-                (id_, each.due_ms, wire.encode(each)) for id_, each in changes.waiting.items()
+                (_member(each.mark), each.due_ms, wire.encode(each))
+                for each in changes.waiting.values()
             )),
-            *_listed(1, changes.ended),
+            *_listed(1, map(_member, changes.ended)),
         )  # fmt: skip
         if dropped < 0:
             raise LeaseLost
@@ -243,6 +247,7 @@ class RedisOutbox:
                 letter_id,
                 waiting.due_ms,
                 wire.encode(waiting),
+                _member(waiting.mark),
             )  # fmt: skip
         return Replayed(put_back, bodiless)
 
@@ -302,6 +307,15 @@ def _owed(number: bytes, fields: list[bytes]) -> Owed:
 
 def _field(key: Key) -> str:
     return f"{key.seq}|{key.hook_id}"
+
+
+def _member(mark: Mark) -> str:
+    return f"{mark.id}|{mark.hook_id}"
+
+
+def _mark(member: bytes) -> Mark:
+    waiting_id, _, hook_id = member.decode().partition("|")
+    return Mark(waiting_id, hook_id)
 
 
 def _settled(hook_id: str) -> str:

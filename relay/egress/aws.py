@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore import exceptions as aws_errors
@@ -106,6 +107,11 @@ def refused(code: str, text: str, status: int | None, *, ours: bool = True) -> R
 
 def _failed(outcome: Outcome, why: str, status: int | None = None) -> Result:
     return Result(outcome=outcome, latency_s=0.0, status=status, answer=why.encode()[:ANSWER_BYTES])
+
+
+def _fault(error: Exception) -> Result:
+    """Return what a fault of ours means: a failed attempt."""
+    return _failed(Outcome.NETWORK, f"the relay failed: {type(error).__name__}")
 
 
 # -- clients --------------------------------------------------------------------------------------
@@ -265,6 +271,17 @@ class BatchSink:
     async def send(self, hook: Hook, delivery: Delivery, limit_s: float) -> Result:
         """Try once. Never raises but ``CancelledError``; ends within ``limit_s`` seconds."""
         began = time.perf_counter()
+        try:
+            async with asyncio.timeout(limit_s):
+                result = await self._send(hook, delivery)
+        except TimeoutError:
+            result = _failed(Outcome.TIMEOUT, f"no answer within {limit_s:.3g} s")
+        except Exception as error:
+            log.error("delivery failed unexpectedly", hook=hook.id, exc_info=error)
+            result = _fault(error)
+        return msgspec.structs.replace(result, latency_s=time.perf_counter() - began)
+
+    async def _send(self, hook: Hook, delivery: Delivery) -> Result:
         text = message(hook, delivery)
         if len(text) > MESSAGE_BYTES:
             return _failed(
@@ -274,17 +291,7 @@ class BatchSink:
             )
         item = Item(text, delivery, asyncio.get_running_loop().create_future())
         self._queue(hook, item)
-        try:
-            async with asyncio.timeout(limit_s):
-                result = await item.result
-        except TimeoutError:
-            result = _failed(Outcome.TIMEOUT, f"no answer within {limit_s:.3g} s")
-        return Result(
-            outcome=result.outcome,
-            latency_s=time.perf_counter() - began,
-            status=result.status,
-            answer=result.answer,
-        )
+        return await item.result
 
     async def check(self, hook: Hook) -> Checked:
         """Ask whether a hook's queue or topic is there, with the hook's credentials."""
@@ -332,8 +339,7 @@ class BatchSink:
             return [failure(error)] * len(batch)
         except Exception as error:
             log.error("delivery failed unexpectedly", hook=hook.id, exc_info=error)
-            why = f"the relay failed: {type(error).__name__}"
-            return [_failed(Outcome.NETWORK, why)] * len(batch)
+            return [_fault(error)] * len(batch)
 
 
 def results_of(batch: Sequence[Item], answer: dict[str, Any]) -> list[Result]:

@@ -1,4 +1,4 @@
-"""When a hook is left alone, and how many attempts at once it has earned. Pure.
+"""When a hook or a partition is left alone, and how many attempts at once a hook has earned. Pure.
 
 A hook whose attempts keep failing is opened: nothing new is begun for it but one probe now and
 then, and what it is owed waits in the outbox. A hook that answers fast may have many attempts under
@@ -16,6 +16,11 @@ FAILURES: Final = 10
 """Attempts in a row that fail before a hook is opened."""
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
+
+FIRST_REST_S: Final = 1.0
+LONGEST_REST_S: Final = 8.0
+"""Less than the 15 s of an event: who was between two attempts gets the next one all the same."""
+STEADY_AFTER_S: Final = 60.0
 
 MOST_AT_ONCE: Final = 64
 """Attempts that one hook may have under way."""
@@ -91,3 +96,26 @@ class Slots:
         if self.taken >= self.total or under_way >= MOST_AT_ONCE:
             return False
         return under_way < earned or 2 * self.taken < self.total
+
+
+class Rests:
+    """Until when partitions are left alone that a fault has stopped: longer each time.
+
+    One that went on for a minute has recovered: its next fault begins a new row of them.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._until: dict[int, tuple[int, float]] = {}
+
+    def failed(self, partition: int, now_ms: int) -> None:
+        """Note that a fault has stopped a partition."""
+        failures, until_ms = self._until.get(partition, (0, 0.0))
+        if now_ms > until_ms + STEADY_AFTER_S * 1000:
+            failures = 0
+        rest_s = backoff(failures + 1, self._rng, first_s=FIRST_REST_S, longest_s=LONGEST_REST_S)
+        self._until[partition] = failures + 1, now_ms + rest_s * 1000
+
+    def admits(self, partition: int, now_ms: int) -> bool:
+        """Tell whether a partition may be taken."""
+        return partition not in self._until or self._until[partition][1] <= now_ms

@@ -16,7 +16,7 @@ from typing import Final
 
 from relay import logs, metrics
 from relay.broker import HookList, Lease, LeaseLost, Outbox, Store, Unavailable
-from relay.egress.breaker import Slots
+from relay.egress.breaker import Rests, Slots
 from relay.egress.lane import Bounds, Lane
 from relay.egress.partition import Partition, Receiver
 from relay.egress.sinks import Sink
@@ -66,6 +66,7 @@ class Dispatcher:
         self._hungry: dict[Lane, None] = {}
         self._partitions: dict[int, Partition] = {}
         self._leaving: dict[int, Partition] = {}
+        self._rests = Rests(rng)
         self._handing_over: set[asyncio.Task[None]] = set()
         self._refreshing = asyncio.Lock()
         self._is_closing = False
@@ -200,7 +201,8 @@ class Dispatcher:
         if not self.hooks.version:
             return  # there never was a hook: there is nothing to deliver
         free = mine - self._partitions.keys() - self._leaving.keys()
-        await asyncio.gather(*map(self._take, free))
+        now_ms = self.timers.now_ms()
+        await asyncio.gather(*(self._take(n) for n in free if self._rests.admits(n, now_ms)))
         await self._report()
 
     async def _renew(self, partition: Partition) -> None:
@@ -239,6 +241,12 @@ class Dispatcher:
             if partitions.get(partition.number) is partition:
                 del partitions[partition.number]
 
+    def failed(self, partition: Partition) -> None:
+        """Hand a partition over that a fault has stopped, and read it anew after a pause."""
+        if self._partitions.get(partition.number) is partition and not self._is_closing:
+            self._rests.failed(partition.number, self.timers.now_ms())
+            self._leave([partition])
+
     def _leave(self, partitions: Collection[Partition]) -> None:
         """Begin nothing more in some partitions, and hand them over."""
         for partition in partitions:
@@ -254,9 +262,11 @@ class Dispatcher:
 
     async def _hand_over(self, partition: Partition) -> None:
         """Let another process have a partition, once no attempt of it is under way."""
-        await partition.is_idle()
-        await self._end(partition)
-        self._leaving.pop(partition.number, None)
+        try:
+            await partition.is_idle()
+            await self._end(partition)
+        finally:
+            self._leaving.pop(partition.number, None)
 
     async def _end(self, partition: Partition) -> None:
         """Record what is to be recorded in a partition, and give its lease back."""

@@ -9,6 +9,7 @@ that waits for its next attempt holds nothing up but, when ordered, its call.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Final, NamedTuple, Protocol
@@ -37,11 +38,13 @@ class Bounds(NamedTuple):
 
     ``attempts``: under way, over all hooks. ``parked``: deliveries of one hook that wait for their
     next attempt by the table. ``held_bytes``: bodies, over all hooks; each may always hold one.
+    ``look``: due deliveries of a partition that one look at what waits goes through.
     """
 
     attempts: int = 2000
     parked: int = 1024
     held_bytes: int = 134_217_728
+    look: int = 16_384
 
 
 class Load(Protocol):
@@ -188,29 +191,39 @@ class Lane:
     # -- one attempt ----------------------------------------------------------------------------
 
     async def _attempt(self, job: Job) -> None:
+        delay_s = None
         try:
-            await self._try(job)
-        except LeaseLost:
-            self._over(job)  # whoever has the partition now repeats it
+            with suppress(LeaseLost):  # whoever has the partition now repeats it
+                delay_s = await self._try(job)
+        except Exception:
+            log.exception("delivery stopped by a fault", hook=self.hook.id, delivery=job.id)
+            job.partition.give_up()
         finally:
             self._under_way -= 1
             self._load.slots.taken -= 1
+            if delay_s is None:
+                self._over(job)
+            else:
+                self._park(job, delay_s)
             self._load.slot_is_free()
             self.pump()
 
-    async def _try(self, job: Job) -> None:
-        """Make an attempt, when there may be one."""
+    async def _try(self, job: Job) -> float | None:
+        """Make an attempt, when there may be one; return the seconds until the next one.
+
+        None: the delivery is over, for this lane.
+        """
         if job.tried.lost >= MOST_LOST:
             self._bury(job, Reason.POISON)
-            return
+            return None
         limit_s = job.limit_s(self.hook, self._timers.now_ms())
         if limit_s <= 0:
             self._exhausted(job, None)
-            return
+            return None
         await job.partition.begin(job)
         metrics.IN_FLIGHT.inc()
         try:
-            self._go_on(job, await self._send(job, limit_s))
+            return self._go_on(job, await self._send(job, limit_s))
         finally:
             metrics.IN_FLIGHT.dec()
             job.partition.ended()
@@ -223,11 +236,13 @@ class Lane:
             log.exception("attempt failed", hook=self.hook.id, delivery=job.id)
             return Result(outcome=Outcome.NETWORK, latency_s=0.0, answer=b"internal error")
 
-    def _go_on(self, job: Job, result: Result) -> None:
-        """Decide how a delivery goes on after an attempt."""
+    def _go_on(self, job: Job, result: Result) -> float | None:
+        """Decide how a delivery goes on; return the seconds until its next attempt.
+
+        None: it is over.
+        """
         if self.is_closed:
-            self._over(job)  # the hook was removed meanwhile
-            return
+            return None  # the hook was removed meanwhile
         now_ms = self._timers.now_ms()
         metrics.ATTEMPTS.labels(self.hook.id, result.outcome.value).inc()
         job.ended(result, now_ms)
@@ -236,14 +251,32 @@ class Lane:
             self._closed_again()
             self._delivered.inc()
             job.partition.finish(job)
-            self._over(job)
-            return
+            return None
         self._note_failure(result)
         delay_s = job.retry_delay(result, now_ms, self._rng)
         if delay_s is None:
             self._exhausted(job, result.retry_after_s)
-            return
-        job.partition.note(job)
+        else:
+            job.partition.note(job)
+        return delay_s
+
+    def _exhausted(self, job: Job, retry_after_s: float | None) -> None:
+        """Let a delivery wait for the longer schedule, or give it up."""
+        waiting = job.postponed(self.hook, self._timers.now_ms(), self._rng, retry_after_s)
+        if waiting is None:
+            self._bury(job, Reason.EXHAUSTED)
+        else:
+            job.partition.postpone(job, waiting)
+
+    def _bury(self, job: Job, reason: Reason) -> None:
+        job.partition.bury(job, reason)
+        log.warning(
+            "delivery given up", hook=self.hook.id, delivery=job.id, reason=reason.value,
+            attempts=job.tried.number,
+        )  # fmt: skip
+
+    def _park(self, job: Job, delay_s: float) -> None:
+        """Let a delivery wait for its next attempt by the table."""
         self._held -= 1
         self._parked += 1
         self._timers.call_later(delay_s, partial(self._try_again, job))
@@ -253,23 +286,6 @@ class Lane:
         self._held += 1
         self._again.append(job)
         self.pump()
-
-    def _exhausted(self, job: Job, retry_after_s: float | None) -> None:
-        """Let a delivery wait for the longer schedule, or give it up."""
-        waiting = job.postponed(self.hook, self._timers.now_ms(), self._rng, retry_after_s)
-        if waiting is None:
-            self._bury(job, Reason.EXHAUSTED)
-            return
-        job.partition.postpone(job, waiting)
-        self._over(job)
-
-    def _bury(self, job: Job, reason: Reason) -> None:
-        log.warning(
-            "delivery given up", hook=self.hook.id, delivery=job.id, reason=reason.value,
-            attempts=job.tried.number,
-        )  # fmt: skip
-        job.partition.bury(job, reason)
-        self._over(job)
 
     def _over(self, job: Job) -> None:
         """Let go of a delivery, and let the next one of its call begin."""

@@ -1,7 +1,8 @@
 """What is to be recorded of a partition, gathered while the record before is on its way.
 
 So one request carries what many deliveries have to say. While Redis is away it is tried again; when
-the lease is lost, whoever waits is told so.
+the lease is lost, or recording fails for a reason that nobody foresaw, whoever waits is told
+``LeaseLost``: nothing is recorded under this lease any more.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TypeVar
 
+from relay import logs
 from relay.broker import (
     Changes,
     DeadLetter,
     Key,
     Lease,
     LeaseLost,
+    Mark,
     Outbox,
     Tried,
     Unavailable,
@@ -25,13 +28,16 @@ from relay.broker import (
 from relay.retry import backoff
 from relay.tasks import Tasks
 
+log = logs.get(__name__)
+
 T = TypeVar("T")
 
 
 class Ledger:
     """Records changes under a lease. ``lost`` is called when that turns out to be another's.
 
-    ``complete`` adds to the changes, right before they go, what can be said only then.
+    ``failed`` is called when recording has failed for a reason that nobody foresaw. ``complete``
+    adds to the changes, right before they go, what can be said only then.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Ledger:
         *,
         complete: Callable[[Changes], None],
         lost: Callable[[], None],
+        failed: Callable[[], None],
     ) -> None:
         self.changes = Changes()
         self._outbox = outbox
@@ -49,6 +56,7 @@ class Ledger:
         self._rng = rng
         self._complete = complete
         self._lost = lost
+        self._failed = failed
         self._is_closed = False
         self._next: asyncio.Future[None] | None = None
         self._present: asyncio.Future[None] | None = None
@@ -87,12 +95,12 @@ class Ledger:
 
     def wait(self, waiting: Waiting) -> None:
         """Record that a delivery waits, or what was tried of it."""
-        self.changes.ended.discard(waiting.id)
+        self.changes.ended.discard(waiting.mark)
         self.changes.waiting[waiting.id] = waiting
 
-    def end(self, waiting_id: str) -> None:
+    def end(self, mark: Mark) -> None:
         """Record that a waiting delivery is over."""
-        self.changes.ended.add(waiting_id)
+        self.changes.ended.add(mark)
 
     def bury(self, letter: DeadLetter) -> None:
         """Record a dead letter."""
@@ -117,21 +125,26 @@ class Ledger:
         """Record batch after batch, until there is nothing more to record."""
         while not self._is_closed and (recorded := self._next) is not None:
             self._present, self._next = recorded, None
-            self._complete(self.changes)
-            changes, self.changes = self.changes, Changes()
             try:
-                if changes:
-                    await self._send(changes)
+                await self._record_all()
             except LeaseLost:
                 self.close()
                 self._lost()
+                return
+            except Exception:
+                log.exception("recording failed", partition=self._lease.partition)
+                self.close()
+                self._failed()
                 return
             self._present = None
             if not recorded.done():
                 recorded.set_result(None)
 
-    async def _send(self, changes: Changes) -> None:
-        await self.persistently(lambda: self._outbox.record(self._lease, changes))
+    async def _record_all(self) -> None:
+        self._complete(self.changes)
+        changes, self.changes = self.changes, Changes()
+        if changes:
+            await self.persistently(lambda: self._outbox.record(self._lease, changes))
 
     async def persistently(self, action: Callable[[], Awaitable[T]]) -> T:
         """Return what ``action`` returns, trying again with pauses while Redis is away."""

@@ -11,10 +11,10 @@ what many deliveries have to say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from random import Random
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from relay import logs, metrics
 from relay.broker import (
@@ -34,18 +34,19 @@ from relay.broker import (
 from relay.broker.rules import PAGE_BYTES
 from relay.egress.jobs import Job
 from relay.egress.ledger import Ledger
-from relay.egress.timers import Handle, Timers
+from relay.egress.shelf import Shelf
+from relay.egress.timers import Timers
 from relay.egress.tracks import Track, Tracks
 from relay.hooks import Hook
 from relay.tasks import Tasks
+
+if TYPE_CHECKING:
+    from relay.egress.lane import Bounds
 
 log = logs.get(__name__)
 
 PAGE: Final = 64
 """Entries read at once."""
-DUE_AT_ONCE: Final = 64
-DUE_PAGES: Final = 32
-"""Pages of what is due that one look reads."""
 RECORD_LIMIT_S: Final = 2.0
 """How long the end of a partition waits until everything is recorded."""
 
@@ -77,6 +78,7 @@ class Surroundings(Protocol):
     outbox: Outbox
     timers: Timers
     rng: Random
+    bounds: Bounds
 
     @property
     def hooks(self) -> HookList:
@@ -92,6 +94,9 @@ class Surroundings(Protocol):
     def lost(self, partition: Partition) -> None:
         """Forget a partition whose lease is gone."""
 
+    def failed(self, partition: Partition) -> None:
+        """Hand a partition over that a fault has stopped, and read it anew after a pause."""
+
 
 class Partition:
     """One leased partition. ``close`` ends its use; jobs of a closed one are dropped."""
@@ -105,20 +110,17 @@ class Partition:
         self._tracks = Tracks()
         self._front = 0
         self._progress = Progress({}, set(), {})
-        self._waiting: dict[str, Job] = {}
         self._attempts = 0
         self._ended = asyncio.Event()
-        self._next_due: Handle | None = None
-        self._next_due_ms = 0
-        self._is_looking = False
-        self._looked_at = 0
         self._is_opened = False
         self._has_news = True
         self._is_reading = False
         self._ledger = Ledger(
-            around.outbox, lease, around.rng, complete=self._settle_up, lost=self._lost
-        )
+            around.outbox, lease, around.rng, complete=self._settle_up, lost=self._lost,
+            failed=self.give_up,
+        )  # fmt: skip
         self._tasks = Tasks(f"partition {lease.partition}")
+        self._shelf = Shelf(self, around, self._ledger, self._tasks)
 
     @property
     def number(self) -> int:
@@ -141,8 +143,7 @@ class Partition:
         """Drop everything: another process has the lease, or may have it."""
         self.is_closed = self.is_closing = True
         self._ledger.close()
-        if self._next_due is not None:
-            self._next_due.cancel()
+        self._shelf.close()
         for receiver in self._around.receivers.values():
             receiver.catches_up(self)
 
@@ -151,6 +152,27 @@ class Partition:
         while self._attempts:
             self._ended.clear()
             await self._ended.wait()
+
+    def give_up(self) -> None:
+        """Begin nothing more, after a fault that nobody foresaw, and be read anew after a pause.
+
+        What was recorded of it stands, the rest is repeated. So one fault stops nothing for long,
+        and one that comes again each time is met now and then only. Whoever calls this logs it.
+        """
+        metrics.BACKGROUND_FAILURES.inc()
+        self.is_closing = True
+        self._around.failed(self)
+
+    @contextmanager
+    def or_given_up(self) -> Iterator[None]:
+        """Give the partition up when the body fails, but for what is foreseen: that goes on."""
+        try:
+            yield
+        except (LeaseLost, Unavailable):
+            raise
+        except Exception:
+            log.exception("partition failed: it is read anew", partition=self.number)
+            self.give_up()
 
     def left(self, hook_id: str) -> int:
         """Return how many entries a hook has not come to yet."""
@@ -167,12 +189,10 @@ class Partition:
     async def _open(self) -> None:
         """Find out how far the leaseholder before has come, and begin there."""
         persistently = self._ledger.persistently
-        try:
+        with suppress(LeaseLost), self.or_given_up():
             progress = await persistently(lambda: self._outbox.progress(self.lease))
             first = await persistently(lambda: self._outbox.read(self.lease, 0, 1))
-        except LeaseLost:
-            return
-        self._begin(progress, first)
+            self._begin(progress, first)
 
     def _begin(self, progress: Progress, first: Sequence[Owed]) -> None:
         """Take up every hook where its deliveries stand; ``first`` has the oldest entry."""
@@ -189,7 +209,7 @@ class Partition:
         self._is_opened = True
         for hook_id, place in places.items():
             self._track(hook_id, place)
-        self._look_for_due()
+        self._shelf.look()
         self.wake()
         self._dirty()
 
@@ -211,8 +231,8 @@ class Partition:
         if not self._tracks and self._is_opened:
             self._front = lease.top  # nobody is owed anything
             self._dirty()
-        if lease.waiting > len(self._waiting):
-            self._look_for_due()
+        if self._is_opened and lease.waiting > len(self._shelf.taken):
+            self._shelf.look()
         if self._has_news or lease.top > self._front:
             self.wake()
 
@@ -234,7 +254,7 @@ class Partition:
         metrics.UNOWED.labels(hook_id).inc(len(track.open) + self._top - track.cursor)
         for seq in (*track.open, *track.done):
             self._ledger.forget(Key(seq, hook_id))
-        for job in [job for job in self._waiting.values() if job.hook_id == hook_id]:
+        for job in [job for job in self._shelf.taken.values() if job.hook_id == hook_id]:
             self.finish(job)
         self._ledger.changes.settled.pop(hook_id, None)
         self._ledger.changes.gone.add(hook_id)
@@ -250,19 +270,23 @@ class Partition:
 
     async def _read(self) -> None:
         try:
-            while self._has_news and not self.is_closing and self._is_anyone_here():
-                self._has_news = False
-                page = await self._outbox.read(self.lease, self._front, PAGE)
-                if not page:
-                    continue
-                if page[-1].version > self._around.hooks.version:
-                    await self._around.refresh()
-                self._take(page)
-                self._has_news |= _is_full(page, PAGE)
+            with self.or_given_up():
+                while self._has_news and not self.is_closing and self._is_anyone_here():
+                    self._has_news = False
+                    await self._read_page()
         except Unavailable:
             self._has_news = True  # the next renewal of the lease looks again
         finally:
             self._is_reading = False
+
+    async def _read_page(self) -> None:
+        page = await self._outbox.read(self.lease, self._front, PAGE)
+        if not page:
+            return
+        if page[-1].version > self._around.hooks.version:
+            await self._around.refresh()
+        self._take(page)
+        self._has_news |= _is_full(page, PAGE)
 
     def _is_anyone_here(self) -> bool:
         """Tell whether a hook is where new entries are read; without hooks they are passed over."""
@@ -306,9 +330,12 @@ class Partition:
             receiver.catches_up(self)
             return
         count = max(1, min(PAGE, receiver.room()))
-        page = await self._outbox.read(self.lease, track.cursor, count)
-        if self.is_closing or self._tracks.get(receiver.hook.id) is not track:
-            return
+        with self.or_given_up():
+            page = await self._outbox.read(self.lease, track.cursor, count)
+            if not self.is_closing and self._tracks.get(receiver.hook.id) is track:
+                self._take_left(receiver, track, page)
+
+    def _take_left(self, receiver: Receiver, track: Track, page: Sequence[Owed]) -> None:
         for entry in page:
             if entry.seq > self._front:
                 break
@@ -317,17 +344,19 @@ class Partition:
                 return
         self._is_level(receiver, track, page)
 
-    async def shed(self, receiver: Receiver, count: int) -> int:
-        """Give up the oldest entries of a hook that stayed behind; return how many were read.
-
-        Raises ``LeaseLost``.
-        """
+    async def shed(self, receiver: Receiver, count: int) -> None:
+        """Give up the oldest entries of a hook that stayed behind; raises ``LeaseLost``."""
         track = self._tracks.get(receiver.hook.id)
         if track is None or not track.lags or self.is_closing:
-            return 0
-        page = await self._outbox.read(self.lease, track.cursor, min(PAGE, count))
-        if self.is_closing or self._tracks.get(receiver.hook.id) is not track:
-            return 0
+            receiver.catches_up(self)
+            return
+        with self.or_given_up():
+            page = await self._outbox.read(self.lease, track.cursor, min(PAGE, count))
+            if not self.is_closing and self._tracks.get(receiver.hook.id) is track:
+                self._shed(receiver, track, page)
+                await asyncio.shield(self._ledger.commit())
+
+    def _shed(self, receiver: Receiver, track: Track, page: Sequence[Owed]) -> None:
         for entry in page:
             if entry.seq > self._front:
                 break
@@ -336,8 +365,6 @@ class Partition:
                 self._bury(job, Reason.HOOK_BOUND)
             track.cursor = max(track.cursor, entry.seq)
         self._is_level(receiver, track, page)
-        await asyncio.shield(self._ledger.commit())
-        return len(page)
 
     def _is_level(self, receiver: Receiver, track: Track, page: Sequence[Owed]) -> None:
         """Let a hook read with the others again when it has come as far as they have."""
@@ -348,61 +375,6 @@ class Partition:
             receiver.catches_up(self)
             self.wake()
         self._dirty()
-
-    # -- waiting deliveries ---------------------------------------------------------------------
-
-    def _look_for_due(self) -> None:
-        if self._is_opened and not (self.is_closing or self._is_looking):
-            self._is_looking = True
-            self._tasks.spawn(self._take_due())
-
-    async def _take_due(self) -> None:
-        try:
-            with suppress(Unavailable):  # the next renewal of the lease looks again
-                await self._look_at_due(self._around.timers.now_ms())
-        finally:
-            self._is_looking = False
-
-    async def _look_at_due(self, now_ms: int) -> None:
-        """Hand on what is due and has a hook with room for it.
-
-        What waits for a hook without room hides nothing that comes after it: page follows page,
-        and where this look has to stop, the next one begins.
-        """
-        for _ in range(DUE_PAGES):
-            due = await self._outbox.due(self.lease, now_ms, DUE_AT_ONCE, self._looked_at)
-            if self.is_closing:
-                return
-            for each in due.waiting:
-                if each.id not in self._waiting:
-                    self._take_waiting(each)
-            if due.next_ms is not None:
-                self._await_due(due.next_ms)
-            if len(due.waiting) < DUE_AT_ONCE:
-                self._looked_at = 0
-                return
-            self._looked_at += DUE_AT_ONCE
-
-    def _take_waiting(self, waiting: Waiting) -> None:
-        receiver = self._around.receivers.get(waiting.hook_id)
-        if receiver is None:
-            metrics.UNOWED.labels(waiting.hook_id).inc()
-            self._ledger.end(waiting.id)
-            self._dirty()
-        elif receiver.room():
-            job = self._waiting[waiting.id] = Job(self, waiting.hook_id, waiting, waiting.tried)
-            receiver.take(job)
-
-    def _await_due(self, due_ms: int) -> None:
-        """Look again when the next one is due; only the earliest of these counts."""
-        timers = self._around.timers
-        if self._next_due is not None:
-            if timers.now_ms() < self._next_due_ms <= due_ms:
-                return
-            self._next_due.cancel()
-        delay_s = (due_ms - timers.now_ms()) / 1000
-        self._next_due_ms = due_ms
-        self._next_due = timers.call_later(delay_s, self._look_for_due)
 
     # -- what lanes tell ------------------------------------------------------------------------
 
@@ -438,8 +410,7 @@ class Partition:
     def finish(self, job: Job) -> None:
         """Record that a delivery is over."""
         if job.waiting is not None:
-            self._waiting.pop(job.id, None)
-            self._ledger.end(job.id)
+            self._shelf.finish(job)
         elif (track := self._tracks.get(job.hook_id)) and track.open.pop(job.seq, None):
             self._tracks.moved.add(job.hook_id)
             if job.seq > track.settled:
@@ -452,8 +423,7 @@ class Partition:
     def postpone(self, job: Job, waiting: Waiting) -> None:
         """Record that a delivery waits for a later attempt."""
         self.finish(job)
-        self._ledger.wait(waiting)
-        self._await_due(waiting.due_ms)
+        self._shelf.add(waiting)
 
     def bury(self, job: Job, reason: Reason) -> None:
         """Record that a delivery is given up."""

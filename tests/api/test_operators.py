@@ -46,7 +46,7 @@ class Desk:
 
     async def waiting(self) -> list[str]:
         due = await self.outbox.due(self.lease, NOW_MS + 10, 10_000)
-        return [each.id for each in due.waiting]
+        return [each.id for each in due.marks]
 
 
 def app(

@@ -16,6 +16,7 @@ from relay.broker import (
     Lease,
     LeaseLost,
     Limits,
+    Mark,
     Outbox,
     Owed,
     Progress,
@@ -305,7 +306,7 @@ def waiting(name: str, due_ms: int) -> Waiting:
     return Waiting(
         id=name,
         due_ms=due_ms,
-        hook_id="one",
+        hook_id="hook|with:signs",
         cid=CID,
         type="custom",
         event_id="e",
@@ -323,13 +324,15 @@ async def test_waiting_deliveries_come_when_they_are_due(bench: Bench) -> None:
         lease, Changes(waiting={each.id: each for each in (late, soon, last)})
     )
     assert await bench.outbox.due(lease, NOW, 10) == ([], NOW + 10)
-    assert await bench.outbox.due(lease, NOW + 25, 10) == ([soon, late], NOW + 30)
-    assert (await bench.outbox.due(lease, NOW + 25, 1)).waiting == [soon]
-    assert await bench.outbox.due(lease, NOW + 25, 10, 1) == ([late], NOW + 30)
+    assert await bench.outbox.due(lease, NOW + 25, 10) == ([soon.mark, late.mark], NOW + 30)
+    assert (await bench.outbox.due(lease, NOW + 25, 1)).marks == [soon.mark]
+    assert await bench.outbox.due(lease, NOW + 25, 10, 1) == ([late.mark], NOW + 30)
+    assert await bench.outbox.waiting(lease, ["late", "unknown", "x"]) == [late, last]
     moved = waiting("soon", NOW + 60)
-    await bench.outbox.record(lease, Changes(waiting={"soon": moved}, ended={"late", "x"}))
+    await bench.outbox.record(lease, Changes(waiting={"soon": moved}, ended={late.mark, last.mark}))
     assert await bench.outbox.due(lease, NOW + 50, 10) == ([], NOW + 60)
-    assert await bench.outbox.due(lease, NOW + 60, 10) == ([moved], None)
+    assert await bench.outbox.due(lease, NOW + 60, 10) == ([moved.mark], None)
+    assert await bench.outbox.waiting(lease, ["soon", "late", "x"]) == [moved]
 
 
 # -- dead letters -----------------------------------------------------------------------------
@@ -391,7 +394,8 @@ async def test_a_replayed_dead_letter_waits_and_is_due_at_once(bench: Bench) -> 
     bench.woken.clear()
     assert await bench.outbox.replay(["a", "unknown"]) == Replayed(1, 0)
     await until(lambda: bench.woken, "it wakes")
-    [due] = (await bench.outbox.due(lease, NOW, 10)).waiting
+    assert (await bench.outbox.due(lease, NOW, 10)).marks == [Mark("a", "one")]
+    [due] = await bench.outbox.waiting(lease, ["a"])
     assert (due.id, due.body, due.hook_id, due.event_id) == ("a", '{"é":1}', "one", "e1")
     assert due.tried == Tried(before=TRIED.number)
     assert [each.id for each in await bench.outbox.dead_letters(Span())] == ["b"]

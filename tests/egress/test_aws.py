@@ -356,3 +356,12 @@ async def test_a_limit_that_aws_does_not_keep_is_a_timeout(
         server.answers = [receivers.stall]
         [result] = await sent(queues, at(server), delivery())
     assert result.outcome is Outcome.TIMEOUT
+
+
+async def test_a_message_that_cannot_be_made_is_an_outcome_too(
+    cloud: Cloud, queues: BatchSink
+) -> None:
+    integers = changed(await cloud.queue("unmade"), timestamps=Timestamps.NANOSECONDS)
+    [bad, good] = await sent(queues, integers, delivery(1, b"\xff"), delivery(2))
+    assert (bad.outcome, bad.answer) == (Outcome.NETWORK, b"the relay failed: DecodeError")
+    assert good.outcome is Outcome.DELIVERED

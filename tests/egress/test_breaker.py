@@ -9,11 +9,15 @@ import pytest
 from relay.egress.breaker import (
     FAILURES,
     FIRST_PAUSE_S,
+    FIRST_REST_S,
     LONGEST_PAUSE_S,
+    LONGEST_REST_S,
     MOST_AT_ONCE,
     SLOW_S,
+    STEADY_AFTER_S,
     Allowance,
     Breaker,
+    Rests,
     Slots,
 )
 from relay.egress.dispatcher import shares
@@ -104,6 +108,21 @@ def test_attempts_are_bounded_in_all_and_for_each_hook(
     slots = Slots(100)
     slots.taken = taken
     assert slots.admits(under_way, earned) is admits
+
+
+def test_a_partition_that_fails_again_and_again_rests_longer_each_time() -> None:
+    rests, now_ms, spans = Rests(Random(1)), 0, []
+    for _ in range(8):
+        rests.failed(3, now_ms)
+        assert rests.admits(4, now_ms)
+        began = now_ms
+        while not rests.admits(3, now_ms):
+            now_ms += 100
+        spans.append((now_ms - began) / 1000)
+    assert 0 < spans[0] <= FIRST_REST_S
+    assert LONGEST_REST_S / 2 <= spans[-1] <= LONGEST_REST_S
+    rests.failed(3, now_ms + int(1000 * (STEADY_AFTER_S + LONGEST_REST_S)))
+    assert rests.admits(3, now_ms + int(1000 * (STEADY_AFTER_S + LONGEST_REST_S + FIRST_REST_S)))
 
 
 def test_partitions_are_shared_out_evenly_and_few_move() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from random import Random
@@ -12,7 +12,19 @@ from typing import Any
 
 import msgspec
 
-from relay.broker import Changes, DeadLetter, HookList, Lease, Limits, Owed, Span, Unavailable
+from relay.broker import (
+    Changes,
+    DeadLetter,
+    Due,
+    HookList,
+    Lease,
+    Limits,
+    Owed,
+    Progress,
+    Span,
+    Unavailable,
+    Waiting,
+)
 from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.egress.dispatcher import Dispatcher
 from relay.egress.lane import Bounds
@@ -154,12 +166,25 @@ class Gate:
 
 
 class SharedOutbox(MemoryOutbox):
-    """An outbox that others may deliver too, and that can be away or forget what it was told."""
+    """An outbox that others may deliver too, and that can be away or forget what it was told.
+
+    ``faults`` has how often each of its methods has still to fail as a bug does; ``failed_at`` has
+    when one did, in seconds. ``spoiled`` has events whose bodies are read as what is no text, and
+    how often. ``before`` and ``after`` have what a method waits for before it does its work, and
+    after. ``looked_at`` has when it was asked what is due, ``asked`` for how many bodies each time.
+    """
 
     def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
         super().__init__(clock, limits)
         self.others: set[str] = set()
         self.is_away = False
+        self.faults: dict[str, float] = {}
+        self.failed_at: list[float] = []
+        self.spoiled: dict[str, float] = {}
+        self.before: dict[str, asyncio.Event] = {}
+        self.after: dict[str, asyncio.Event] = {}
+        self.asked: list[int] = []
+        self.looked_at: list[float] = []
         self.forgets = False
         self.informed: list[int] = []
 
@@ -167,6 +192,10 @@ class SharedOutbox(MemoryOutbox):
         if self.is_away:
             raise Unavailable("away")
         return await super().join() | self.others
+
+    async def leave(self) -> None:
+        if "leave" in self.before:
+            await self.before["leave"].wait()
 
     async def lease(self, partition: int, token: str = "") -> Lease | None:
         lease = await super().lease(partition, token)
@@ -177,14 +206,51 @@ class SharedOutbox(MemoryOutbox):
     async def inform(self, lease: Lease, hooks: HookList) -> None:
         self.informed.append(hooks.version)
 
-    async def read(self, lease: Lease, after: int, count: int) -> list[Owed]:
+    def _may_fail(self, method: str) -> None:
         if self.is_away:
             raise Unavailable("away")
-        return await super().read(lease, after, count)
+        if self.faults.get(method, 0) > 0:
+            self.faults[method] -= 1
+            self.failed_at.append((self._now_ms() - START_MS) / 1000)
+            raise OverflowError("a bug")
+
+    async def progress(self, lease: Lease) -> Progress:
+        self._may_fail("progress")
+        return await super().progress(lease)
+
+    async def read(self, lease: Lease, after: int, count: int) -> list[Owed]:
+        self._may_fail("read")
+        return [self._spoil(entry) for entry in await super().read(lease, after, count)]
+
+    def _spoil(self, entry: Owed) -> Owed:
+        if self.spoiled.get(entry.event_id, 0) <= 0:
+            return entry
+        self.spoiled[entry.event_id] -= 1
+        return msgspec.structs.replace(entry, body=b"\xff")
+
+    async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
+        self._may_fail("due")
+        self.looked_at.append((self._now_ms() - START_MS) / 1000)
+        due = await super().due(lease, now_ms, count, skip)
+        if "due" in self.after:
+            await self.after["due"].wait()
+        return due
+
+    async def waiting(self, lease: Lease, ids: Sequence[str]) -> list[Waiting]:
+        self._may_fail("waiting")
+        self.asked.append(len(ids))
+        if "waiting" in self.before:
+            await self.before["waiting"].wait()
+        return await super().waiting(lease, ids)
+
+    async def give_back(self, lease: Lease) -> None:
+        self._may_fail("give_back")
+        await super().give_back(lease)
 
     async def record(self, lease: Lease, changes: Changes) -> None:
-        if self.is_away:
-            raise Unavailable("away")
+        self._may_fail("record")
+        if "record" in self.before:
+            await self.before["record"].wait()
         await super().record(lease, changes)
 
 

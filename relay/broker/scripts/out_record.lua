@@ -6,8 +6,8 @@
 -- KEYS: lease, entries, state, tried, dead, dead_at, waiting, waiting_at
 -- ARGV: token, the number up to which entries are done for every hook ('0' = as before), bound of
 --       the dead letters in bytes, then four lists, each after its length: fields and values to
---       set in tried; fields to remove from it; id, time and text of dead letters; id, time and
---       text of waiting deliveries; ids of waiting ones that are over
+--       set in tried; fields to remove from it; id, time and text of dead letters; member ('id|hook'),
+--       time and text of waiting deliveries; members of waiting ones that are over
 -- Returns how many old dead letters were dropped, -1 when another one has the lease
 
 local lease, entries, state, tried, dead, dead_at, waiting, waiting_at = unpack(KEYS)
@@ -21,6 +21,10 @@ local at = 3
 local function take()
   at = at + 1
   return ARGV[at]
+end
+
+local function id_of(member)
+  return string.match(member, '^[^|]*')
 end
 
 if ARGV[2] ~= '0' then
@@ -39,13 +43,13 @@ for _ = 1, tonumber(take()) do
   dropped = dropped + bury(state, dead, dead_at, id, time, take(), bound)
 end
 for _ = 1, tonumber(take()) do
-  local id, due = take(), take()
-  redis.call('ZADD', waiting_at, due, id)
-  redis.call('HSET', waiting, id, take())
+  local member, due = take(), take()
+  redis.call('ZADD', waiting_at, due, member)
+  redis.call('HSET', waiting, id_of(member), take())
 end
 for _ = 1, tonumber(take()) do
-  local id = take()
-  redis.call('ZREM', waiting_at, id)
-  redis.call('HDEL', waiting, id)
+  local member = take()
+  redis.call('ZREM', waiting_at, member)
+  redis.call('HDEL', waiting, id_of(member))
 end
 return dropped

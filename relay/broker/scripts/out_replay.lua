@@ -2,7 +2,7 @@
 -- Put a dead letter back: it waits to be delivered, and is due at once.
 --
 -- KEYS: dead, dead_at, state, waiting, waiting_at, wake
--- ARGV: id, now (ms), the text of the waiting delivery
+-- ARGV: id, now (ms), the text of the waiting delivery, its member ('id|hook')
 -- Returns 1; 0 when the dead letter is gone
 
 local dead, dead_at, state, waiting, waiting_at, wake = unpack(KEYS)
@@ -14,6 +14,6 @@ redis.call('HDEL', dead, ARGV[1])
 redis.call('ZREM', dead_at, ARGV[1])
 redis.call('HINCRBY', state, 'dead', -size)
 redis.call('HSET', waiting, ARGV[1], ARGV[3])
-redis.call('ZADD', waiting_at, ARGV[2], ARGV[1])
+redis.call('ZADD', waiting_at, ARGV[2], ARGV[4])
 redis.call('SPUBLISH', wake, header(VOLATILE, '--------', 0))
 return 1
