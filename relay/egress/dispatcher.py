@@ -196,14 +196,21 @@ class Dispatcher:
     async def _look_around(self) -> None:
         mine = shares(await self.outbox.join(), self.outbox.partitions)[self.outbox.node]
         self._leave([each for number, each in self._partitions.items() if number not in mine])
-        await asyncio.gather(*map(self._renew, [*self._partitions.values()]))
+        # While one server of a Cluster is away, what lies on the others is looked after all the
+        # same, and at the same time: a round that waits for each in turn outlasts the leases.
+        renewing = map(self._renew, [*self._partitions.values()])
+        try:
+            await _all_of(*renewing, self._take_free(mine))
+        finally:
+            await self._report()
+
+    async def _take_free(self, mine: set[int]) -> None:
         await self.refresh()
         if not self.hooks.version:
             return  # there never was a hook: there is nothing to deliver
         free = mine - self._partitions.keys() - self._leaving.keys()
         now_ms = self.timers.now_ms()
-        await asyncio.gather(*(self._take(n) for n in free if self._rests.admits(n, now_ms)))
-        await self._report()
+        await _all_of(*(self._take(n) for n in free if self._rests.admits(n, now_ms)))
 
     async def _renew(self, partition: Partition) -> None:
         lease = await self.outbox.lease(partition.number, partition.lease.token)
@@ -319,3 +326,10 @@ def shares(nodes: Collection[str], partitions: int) -> dict[str, set[int]]:
 
 def _weight(number: int, node: str) -> bytes:
     return blake2b(b"%d:%b" % (number, node.encode()), digest_size=8).digest()
+
+
+async def _all_of(*steps: Awaitable[None]) -> None:
+    """Do all of it, whatever fails, and raise the first error then."""
+    for outcome in await asyncio.gather(*steps, return_exceptions=True):
+        if outcome is not None:
+            raise outcome

@@ -827,3 +827,25 @@ async def test_a_fault_of_ours_in_an_attempt_is_a_failed_attempt(rig: Works) -> 
     assert rig.sink.contents() == [1, 1, 2]
     assert [entry["event"] for entry in logged].count("attempt failed") == 1
     assert (await rig.left(), await rig.dead()) == (0, [])
+
+
+async def test_what_lies_on_a_server_that_is_away_keeps_nothing_else_from_being_delivered(
+    rig: Works,
+) -> None:
+    """A process has died, and its partition becomes free while a shard of the Cluster is away."""
+    rig.outbox.partitions = 3
+    rig.outbox.taken = {0}
+    await rig.start(hook())
+    assert set(rig.dispatcher._partitions) == {1, 2}
+    await rig.publish(1)
+    rig.outbox.silent = {1}
+    rig.outbox.taken = set()
+    await rig.timers.advance(2.5)
+    assert rig.sink.contents() == [1]
+    await rig.set_hooks(hook(), hook("new"))
+    await rig.timers.advance(2.5)
+    await rig.publish(2)
+    assert rig.sink.contents("new") == [2]
+    rig.outbox.silent = set()
+    await rig.timers.advance(2.5)
+    assert set(rig.dispatcher._partitions) == {0, 1, 2}

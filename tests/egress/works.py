@@ -172,7 +172,11 @@ class SharedOutbox(MemoryOutbox):
     when one did, in seconds. ``spoiled`` has events whose bodies are read as what is no text, and
     how often. ``before`` and ``after`` have what a method waits for before it does its work, and
     after. ``looked_at`` has when it was asked what is due, ``asked`` for how many bodies each time.
+    ``partitions`` beyond the first are empty; of ``silent`` ones the lease cannot be asked for,
+    ``taken`` ones another process has.
     """
+
+    partitions: int = 1  # type: ignore[misc] # it has one for good
 
     def __init__(self, clock: Callable[[], int], limits: Limits) -> None:
         super().__init__(clock, limits)
@@ -185,6 +189,8 @@ class SharedOutbox(MemoryOutbox):
         self.after: dict[str, asyncio.Event] = {}
         self.asked: list[int] = []
         self.looked_at: list[float] = []
+        self.silent: set[int] = set()
+        self.taken: set[int] = set()
         self.forgets = False
         self.informed: list[int] = []
 
@@ -198,6 +204,12 @@ class SharedOutbox(MemoryOutbox):
             await self.before["leave"].wait()
 
     async def lease(self, partition: int, token: str = "") -> Lease | None:
+        if partition in self.silent:
+            raise Unavailable("away")
+        if partition in self.taken:
+            return None
+        if partition:
+            return Lease(partition, str(partition), self.hooks.version, 0, 0, 0, 0)
         lease = await super().lease(partition, token)
         if lease is not None and self.forgets:
             return msgspec.structs.replace(lease, hooks_version=1)
@@ -216,10 +228,14 @@ class SharedOutbox(MemoryOutbox):
 
     async def progress(self, lease: Lease) -> Progress:
         self._may_fail("progress")
+        if lease.partition:
+            return Progress({}, set(), {})
         return await super().progress(lease)
 
     async def read(self, lease: Lease, after: int, count: int) -> list[Owed]:
         self._may_fail("read")
+        if lease.partition:
+            return []
         return [self._spoil(entry) for entry in await super().read(lease, after, count)]
 
     def _spoil(self, entry: Owed) -> Owed:
@@ -230,6 +246,8 @@ class SharedOutbox(MemoryOutbox):
 
     async def due(self, lease: Lease, now_ms: int, count: int, skip: int = 0) -> Due:
         self._may_fail("due")
+        if lease.partition:
+            return Due([], None)
         self.looked_at.append((self._now_ms() - START_MS) / 1000)
         due = await super().due(lease, now_ms, count, skip)
         if "due" in self.after:
@@ -249,6 +267,8 @@ class SharedOutbox(MemoryOutbox):
 
     async def record(self, lease: Lease, changes: Changes) -> None:
         self._may_fail("record")
+        if lease.partition:
+            return
         if "record" in self.before:
             await self.before["record"].wait()
         await super().record(lease, changes)
