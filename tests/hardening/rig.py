@@ -22,7 +22,7 @@ import anyio
 import httpx
 
 from tests import ledger
-from tests.egress.receiver import Receiver, receiving
+from tests.egress.receiver import Peer, Receiver, receiving, status
 from tests.hardening.senders import ApiSender, Sender, SocketSender, StreamSender, WebhookSender
 from tests.processes import RelayProcess
 from tests.relay_client import Client, Frame, connected
@@ -46,6 +46,7 @@ BUSY_S: Final = 2.0
 """An answer takes no longer than the stated bound and this, which a very busy machine may add."""
 PATIENCE_S: Final = 30.0
 HOOK_LEASE_S: Final = 2.0
+BUSY_ONE_IN: Final = 50
 
 
 class Storm:
@@ -56,7 +57,7 @@ class Storm:
     """
 
     def __init__(
-        self, relays: list[RelayProcess], seed: int, settings: dict[str, object], hook: Receiver
+        self, relays: list[RelayProcess], seed: int, settings: dict[str, object], hook: Flaky
     ) -> None:
         self.relays = relays
         self.settings = settings
@@ -147,8 +148,8 @@ class Storm:
             )
 
     def delivered(self, cid: str) -> list[int]:
-        """Return the numbers of a call's events that the hook got, each once, as they came."""
-        events = [json.loads(request.body) for request in self.hook.requests]
+        """Return the numbers of a call's events that the hook took, each once, as they came."""
+        events = map(json.loads, self.hook.taken)
         return list(dict.fromkeys(e["custom"]["n"] for e in events if e["call_cid"] == cid))
 
     def owed(self, sender: Sender) -> set[int]:
@@ -269,9 +270,29 @@ def check_rows(found: list[list[int]]) -> None:
         latest = row[-1]
 
 
+class Flaky:
+    """What a hook leads to: it is too busy for one request of ``BUSY_ONE_IN``.
+
+    ``taken`` has the bodies of the others, in the order in which they came.
+    """
+
+    def __init__(self, receiver: Receiver, rng: Random) -> None:
+        self.taken: list[bytes] = []
+        self._receiver = receiver
+        self._rng = rng
+        receiver.answers = [self._answer]
+
+    async def _answer(self, peer: Peer) -> bool:
+        request = self._receiver.requests[-1]
+        if self._rng.randrange(BUSY_ONE_IN) == 0:
+            return await status(503)(peer)
+        self.taken.append(request.body)
+        return await status(200)(peer)
+
+
 @asynccontextmanager
-async def hooked() -> AsyncIterator[tuple[Receiver, str]]:
-    """Give a receiver of a hook, and the file that names it for a relay."""
+async def hooked(rng: Random) -> AsyncIterator[tuple[Flaky, str]]:
+    """Give what a hook leads to, and the file that names it for a relay."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         async with receiving() as receiver:
             file.write(
@@ -279,7 +300,7 @@ async def hooked() -> AsyncIterator[tuple[Receiver, str]]:
                 f'webhook_url = "{receiver.url}"\nevent_types = ["custom"]\n'
             )
             file.flush()
-            yield receiver, file.name
+            yield Flaky(receiver, rng), file.name
 
 
 @asynccontextmanager
@@ -289,7 +310,7 @@ async def storm(
     """Run relays with watchers of every call, and senders that have already begun."""
     print("seed", seed)
     async with AsyncExitStack() as stack:
-        hook, hooks = await stack.enter_async_context(hooked())
+        hook, hooks = await stack.enter_async_context(hooked(Random(seed + 9)))
         settings: dict[str, object] = {
             "redis_url": redis_url, "redis_prefix": PREFIX, "publish_timeout": timeout_s,
             "command_rate": 0, "drain_timeout": DRAIN_S, "hooks": hooks,
