@@ -161,15 +161,16 @@ def _redis(chosen: Settings) -> Iterator[Finding]:
         yield Finding("fail", str(error))
         return
     try:
-        client = clients.blocking(
-            chosen.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
-        )
-        try:
-            yield from _answers(client, place, chosen)
-        finally:
-            clients.close(client)
-    except redis.RedisError as error:
-        yield Finding("fail", f"Redis: {error}")
+        with clients.asking():
+            client = clients.blocking(
+                chosen.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+            )
+            try:
+                yield from _answers(client, place, chosen)
+            finally:
+                clients.close(client)
+    except Unavailable as error:
+        yield Finding("fail", error.message)
 
 
 def _answers(client: redis.Redis, place: Place, chosen: Settings) -> Iterator[Finding]:

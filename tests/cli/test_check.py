@@ -192,6 +192,16 @@ def test_nobody_listening_fails_without_showing_the_password(relay: Relay) -> No
     assert "hush" not in answer.output
 
 
+def test_a_cluster_without_a_node_that_answers_fails(relay: Relay) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"redis+cluster://:hush@127.0.0.1:{held.getsockname()[1]}"
+        answer = relay("check", "--redis-url", url, **GOOD)
+    assert answer.exit_code == 1
+    assert "fail: Redis: " in answer.output
+    assert "hush" not in answer.output
+
+
 @pytest.mark.parametrize("url", ["redis://:hu/sh@h", "http://hush", "hush"])
 def test_what_is_no_redis_url_fails_without_showing_it(relay: Relay, url: str) -> None:
     answer = relay("check", "--redis-url", url, **GOOD)
