@@ -50,7 +50,7 @@ def command(
 ) -> tuple[str, ...]:
     """Return the Redis command that publishes the event; the arguments are those of ``publish``.
 
-    Raises ``BadInput`` for what a relay would refuse.
+    Raises ``BadInput`` or ``TooLarge`` for what a relay would refuse.
     """
     event: dict[str, Any] = {
         "type": check_event_type(type),
@@ -94,7 +94,9 @@ class Publisher:
             publisher.publish("default:demo", custom={"render-animation": "balloons"})
 
     ``url`` is the relays' ``RELAY_REDIS_URL`` (Sentinel and Cluster included), ``prefix`` their
-    ``RELAY_REDIS_PREFIX``, ``custom_limit`` their ``RELAY_CUSTOM_MAX_BYTES``.
+    ``RELAY_REDIS_PREFIX``, ``custom_limit`` their ``RELAY_CUSTOM_MAX_BYTES``. Raises
+    ``SettingsError`` (from ``relay.settings``) for a URL that is none, and ``Unavailable`` when a
+    Cluster is away, which is asked for its map at once.
     """
 
     def __init__(
@@ -104,7 +106,8 @@ class Publisher:
         prefix: str = "relay:",
         custom_limit: int = CUSTOM_LIMIT,
     ) -> None:
-        self._redis = clients.blocking(url)
+        with clients.asking():
+            self._redis = clients.blocking(url)
         self._follow_at = 0.0
         self._prefix = prefix
         self._custom_limit = custom_limit
@@ -129,18 +132,19 @@ class Publisher:
         runs. Further ``fields`` become fields of the event.
 
         When this returns the event is stored in Redis; a relay publishes it within milliseconds.
-        Raises ``BadInput`` (from ``relay.errors``) for an event that a relay would refuse, and
-        ``redis.RedisError`` when Redis is away: publish again with the same ``event_id``, so that
-        nothing is published twice.
+        Raises, from ``relay.errors``: ``BadInput`` or ``TooLarge`` for an event that a relay would
+        refuse, and ``Unavailable`` when Redis is away or does not take it, in whatever shape it is.
+        Whether the event was stored is not known then: publish again with the same ``event_id``,
+        so that nothing is published twice. The cause is redis-py's error.
         """
         made = _arguments(event_id)
-        self._follow()
-        self._redis.execute_command(  # type: ignore[no-untyped-call]
-            *command(
-                self._prefix, cid, custom=custom, type=type, user_id=user_id, volatile=volatile,
-                custom_limit=self._custom_limit, fields=fields, **made,
-            )
+        words = command(
+            self._prefix, cid, custom=custom, type=type, user_id=user_id, volatile=volatile,
+            custom_limit=self._custom_limit, fields=fields, **made,
         )  # fmt: skip
+        with clients.asking():
+            self._follow()
+            self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
         return str(made["event_id"])
 
     def _follow(self) -> None:
@@ -170,7 +174,8 @@ class AsyncPublisher:
         async with relay.AsyncPublisher("redis://localhost:6379/0") as publisher:
             await publisher.publish("default:demo", custom={"render-animation": "balloons"})
 
-    Arguments and errors are those of ``Publisher``.
+    Arguments and errors are those of ``Publisher``, but for a Cluster's: it is first asked when
+    something is published.
     """
 
     def __init__(
@@ -198,13 +203,13 @@ class AsyncPublisher:
     ) -> str:
         """Publish an event and return its ``event_id``: see ``Publisher.publish``."""
         made = _arguments(event_id)
-        await self._follow()
-        await self._redis.execute_command(  # type: ignore[no-untyped-call]
-            *command(
-                self._prefix, cid, custom=custom, type=type, user_id=user_id, volatile=volatile,
-                custom_limit=self._custom_limit, fields=fields, **made,
-            )
+        words = command(
+            self._prefix, cid, custom=custom, type=type, user_id=user_id, volatile=volatile,
+            custom_limit=self._custom_limit, fields=fields, **made,
         )  # fmt: skip
+        with clients.asking():
+            await self._follow()
+            await self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
         return str(made["event_id"])
 
     async def _follow(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
@@ -41,6 +42,19 @@ class Cloud:
         made = await self.sns.create_topic(Name=name, Attributes=fifo)
         await self.subscribe(to.sqs_queue_url, made["TopicArn"])
         return hook(HookType.SNS, self.url, sns_topic_arn=made["TopicArn"])
+
+    async def redrive(self, queue_url: str, receipts: int) -> None:
+        """Have a queue move away what was received so often and not deleted."""
+        made = await self.sqs.create_queue(QueueName="undeliverable")
+        arn = await self.sqs.get_queue_attributes(
+            QueueUrl=made["QueueUrl"], AttributeNames=["QueueArn"]
+        )
+        policy = {
+            "deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": receipts,
+        }  # fmt: skip
+        await self.sqs.set_queue_attributes(
+            QueueUrl=queue_url, Attributes={"RedrivePolicy": json.dumps(policy)}
+        )
 
     async def subscribe(self, queue_url: str, topic_arn: str, **attributes: str) -> None:
         """Let a queue have what is published to a topic."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
-import redis
 
 import relay
 from relay.broker import clients
-from relay.errors import BadInput, TooLarge
+from relay.errors import BadInput, TooLarge, Unavailable
 from relay.publisher import command
 from tests.redis_server import RedisServer, running
 from tests.redis_shapes import Cluster, Watched
@@ -153,11 +153,39 @@ def test_fields_of_the_relay_are_refused_before_anything_is_sent(
     assert entries(server, "refused:") == []
 
 
-def test_a_redis_that_is_away_is_told(server: RedisServer) -> None:
-    with running() as gone:
-        publisher = relay.Publisher(gone.url)
-    with publisher, pytest.raises(redis.RedisError):
-        publisher.publish(CID, custom={})
+@pytest.mark.parametrize("made", [running, Watched, Cluster])
+async def test_a_redis_that_is_away_is_told_in_one_way_in_any_shape(
+    made: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    with made() as server:
+        blocking, asynchronous = relay.Publisher(server.url), relay.AsyncPublisher(server.url)
+        blocking.publish(CID, custom={})
+        await asynchronous.publish(CID, custom={})
+    async with asynchronous:
+        for volatile in (False, True):
+            with pytest.raises(Unavailable, match="Redis: ") as caught:
+                blocking.publish(CID, custom={}, volatile=volatile)
+            assert caught.value.__cause__ is not None
+            with pytest.raises(Unavailable, match="Redis: "):
+                await asynchronous.publish(CID, custom={}, volatile=volatile)
+    blocking.close()
+
+
+async def test_a_cluster_that_is_away_from_the_start_is_told_in_that_way_too() -> None:
+    with Cluster() as gone:
+        pass
+    with pytest.raises(Unavailable, match="Redis: "):
+        relay.Publisher(gone.url)
+    async with relay.AsyncPublisher(gone.url) as publisher:
+        with pytest.raises(Unavailable, match="Redis: "):
+            await publisher.publish(CID, custom={})
+
+
+def test_a_redis_that_does_not_take_it_is_told_in_that_way_too(server: RedisServer) -> None:
+    with server.client() as client, relay.Publisher(server.url, prefix="other:") as publisher:
+        client.set("other:ingest", "no stream")
+        with pytest.raises(Unavailable, match="WRONGTYPE"):
+            publisher.publish(CID, custom={})
 
 
 @pytest.mark.parametrize("shape", ["redis_sentinel", "redis_cluster"])

@@ -95,9 +95,8 @@ class Canary:
 class Subscriptions(Protocol):
     """What canaries need of a subscriber."""
 
-    @property
-    def is_connected(self) -> bool:
-        """Tell whether every connection stands."""
+    def stands(self, cid: str) -> bool:
+        """Tell whether the connection that ``cid`` is subscribed on stands."""
         ...
 
     async def subscribe(self, cid: str) -> None:
@@ -161,7 +160,7 @@ class Canaries:
             now = asyncio.get_running_loop().time()
             self._choose(now)
             for cid, canary in self._canaries.items():
-                if not self._subscriptions.is_connected:
+                if not self._subscriptions.stands(cid):
                     canary.reconnecting(now)
                 elif canary.is_to_heal(now):
                     metrics.CANARIES_MISSED.inc()

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
 import redis
@@ -15,20 +16,34 @@ import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from relay.broker.redis_url import Place, Shape
+from relay.errors import Unavailable
 
-__all__ = ["aclose", "afollow", "asynchronous", "blocking", "close", "follow"]
+__all__ = ["aclose", "afollow", "asking", "asynchronous", "blocking", "close", "follow"]
 
 LOOK_S: Final = 1.0
 """How long one sentinel may take to connect, and to answer, before the next one is asked."""
 
 
+@contextmanager
+def asking() -> Iterator[None]:
+    """Raise ``Unavailable`` for whatever redis-py raises inside, which is then its cause.
+
+    Of a Cluster none of whose nodes can be reached it raises what is no ``redis.RedisError``.
+    """
+    try:
+        yield
+    except (redis.RedisError, RedisClusterException) as error:
+        raise Unavailable(f"Redis: {error}") from error
+
+
 def blocking(url: str, **options: Any) -> redis.Redis:
     """Return a client that blocks; for a Cluster it has the same commands.
 
-    Raises ``SettingsError`` for a URL that is none, ``redis.RedisError`` when a Cluster is away.
+    Raises ``SettingsError`` for a URL that is none. A Cluster is asked for its map: see ``asking``.
     """
     place = Place.parse(url)
     if place.shape is Shape.CLUSTER:

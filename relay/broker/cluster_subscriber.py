@@ -99,10 +99,23 @@ class ClusterSubscriber:
             self._homeless.discard(channel)
             home.unsubscribe(cid)
 
+    def stands(self, cid: str) -> bool:
+        """Tell whether the connection that a call is subscribed on, or would be, stands."""
+        home = self._home(cid)
+        return home is not None and home.is_connected
+
     def drop(self, cid: str, why: str) -> None:
-        """Give up the connection that a call is subscribed on, and make another."""
-        if (home := self._homes.get(self._keyspace.channel(cid).encode())) is not None:
+        """Give up the connection that a call is subscribed on, or would be, and make another."""
+        if (home := self._home(cid)) is not None:
             home.drop(cid, why)
+
+    def _home(self, cid: str) -> Subscriber | None:
+        """Return the node that has a call; between two tries to subscribe, the one that would."""
+        channel = self._keyspace.channel(cid).encode()
+        if (home := self._homes.get(channel)) is not None:
+            return home
+        owner = self._map.owner(key_slot(channel))
+        return None if owner is None else self._nodes.get(owner)
 
     # -- what follows the map ---------------------------------------------------------------------
 

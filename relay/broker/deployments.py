@@ -66,6 +66,10 @@ class Subscriptions(Protocol):
     def unsubscribe(self, cid: str) -> None:
         """Unsubscribe from a call."""
 
+    def stands(self, cid: str) -> bool:
+        """Tell whether the connection that a call is subscribed on stands."""
+        ...
+
     def drop(self, cid: str, why: str) -> None:
         """Replace the connection that a call is subscribed on."""
 

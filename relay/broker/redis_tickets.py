@@ -11,7 +11,9 @@ from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
 
-from relay import wire
+import msgspec
+
+from relay import logs, metrics, wire
 from relay.broker import scripts
 from relay.broker.redis_broker import RedisBroker
 from relay.broker.tickets import (
@@ -32,6 +34,8 @@ from relay.events import Position
 from relay.tasks import together
 
 __all__ = ["RedisTickets"]
+
+log = logs.get(__name__)
 
 ATTEMPTS: Final = 20
 """Tries to claim while the user's other sockets come and go."""
@@ -98,11 +102,14 @@ class RedisTickets:
         """Use up one ticket for each call and return where to go on."""
         for _ in range(ATTEMPTS):
             texts, entries, now = await self._look(user_id)
+            unread = texts.keys() - entries.keys()
             dead = {entry.ticket.node for name, entry in entries.items() if name in gone}
+            marks = await self._marks(dead)
             claim = resolve(
-                entries, cids, gone, heir=heir, node=node, now=now, marks=await self._marks(dead)
+                entries, cids, gone, heir=heir, node=node, now=now, marks=marks, unread=unread
             )
             if await self._change(user_id, texts, claim.changes):
+                _tell_of(unread)
                 return claim.positions
         raise Unavailable("too many sockets of this user come and go: try again")
 
@@ -121,11 +128,12 @@ class RedisTickets:
         return bool(await self._redis.run(scripts.CLAIM, [key], _HELD_LIFE_MS, *flat))
 
     async def _look(self, user_id: str) -> tuple[dict[str, bytes], dict[str, Entry], int]:
-        """Return what is kept, as texts and read, and what time it is."""
+        """Return what is kept, as texts and, what can be, read; and what time it is."""
         key = self._keyspace.tickets(user_id)
         now, flat = await self._redis.run(scripts.TICKETS, [key])
         texts = {name.decode(): text for name, text in zip(flat[::2], flat[1::2], strict=True)}
-        return texts, {name: _entry(text) for name, text in texts.items()}, int(now)
+        read = ((name, _entry(text)) for name, text in texts.items())
+        return texts, {name: entry for name, entry in read if entry is not None}, int(now)
 
     async def _marks(self, nodes: Collection[str]) -> Marks:
         names = sorted(nodes)
@@ -148,9 +156,19 @@ def _text(entry: Entry | None) -> bytes:
     return b"" if entry is None else b"%d %b" % (entry.until, wire.encode(entry.ticket))
 
 
-def _entry(text: bytes) -> Entry:
+def _entry(text: bytes) -> Entry | None:
+    """Return an entry that was kept, None for what cannot be read: of another version, perhaps."""
     until, _, ticket = text.partition(b" ")
-    return Entry(int(until), _read_ticket(ticket))
+    try:
+        return Entry(int(until), _read_ticket(ticket))
+    except (ValueError, msgspec.DecodeError):
+        return None
+
+
+def _tell_of(unread: Collection[str]) -> None:
+    if unread:
+        metrics.TICKETS.labels("unread").inc(len(unread))
+        log.warning("tickets cannot be read", count=len(unread))
 
 
 def _mark(position: Position) -> str:

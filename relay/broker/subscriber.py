@@ -146,6 +146,10 @@ class Subscriber:
         if channel in self._wanted:
             self._leave(channel)
 
+    def stands(self, cid: str) -> bool:
+        """Tell whether the connection that a call is subscribed on stands: there is one for all."""
+        return self.is_connected
+
     def drop(self, cid: str, why: str) -> None:
         """Give up the connection that a call is subscribed on, and make another."""
         self._keeper.drop(why)

@@ -202,9 +202,14 @@ def resolve(
     node: str,
     now: int,
     marks: Marks,
+    unread: Collection[str] = (),
 ) -> Claim:
-    """Return what a claim comes to; see ``Tickets.claim``."""
-    changes: dict[str, Entry | None] = {}
+    """Return what a claim comes to; see ``Tickets.claim``.
+
+    ``unread`` are entries that cannot be read, of any of the calls perhaps: they are used up too,
+    and where no other ticket says where to go on, something was lost.
+    """
+    changes: dict[str, Entry | None] = dict.fromkeys(unread)
     claimable: dict[str, dict[str, Position]] = {}
     unfolded = {name: _unfolded(entry.ticket, cids) for name, entry in entries.items()}
     for name in _by_age(entries):
@@ -220,6 +225,8 @@ def resolve(
     before = own.positions if own.exact else {}
     positions = {cid: before[cid] for cid in cids if cid in before}
     claimed, touched = _use_up(claimable, [cid for cid in cids if cid not in positions])
+    if unread:
+        claimed |= {cid: LOST for cid in cids if cid not in positions and cid not in claimed}
     for name in touched:
         left = bounded(Ticket(unfolded[name].node, claimable[name], lost=unfolded[name].lost))
         changes[name] = Entry(entries[name].until, left) if left.positions or left.lost else None

@@ -94,11 +94,13 @@ def _hooks(chosen: Settings) -> Finding:
 
 def _queue(chosen: Settings) -> Iterator[Finding]:
     try:
-        kept_s = asyncio.run(_retention(chosen))
+        kept_s, problem = asyncio.run(_asked(chosen))
     except (SettingsError, Unavailable) as error:
         yield Finding("fail", str(error))
         return
     yield Finding("ok", f"queue: it keeps messages for {kept_s:g} s, repeats are known as long")
+    if problem is not None:
+        yield Finding("warn", f"queue: {problem}")
     if not chosen.redis_url:
         yield Finding(
             "warn",
@@ -107,7 +109,8 @@ def _queue(chosen: Settings) -> Iterator[Finding]:
         )
 
 
-async def _retention(chosen: Settings) -> float:
+async def _asked(chosen: Settings) -> tuple[float, str | None]:
+    """Return for how many seconds the queue keeps a message, and what it may do in an outage."""
     sources = ingress.load_sources(
         chosen.sources,
         chosen.accepted_keys,
@@ -118,7 +121,8 @@ async def _retention(chosen: Settings) -> float:
     ingress.queue_reader(sources, api_key, chosen.dedupe_window)
     queue = ingress.open_queue(chosen)
     try:
-        return await ingress.check_retention(queue, chosen.dedupe_window)
+        kept_s = await ingress.check_retention(queue, chosen.dedupe_window)
+        return kept_s, await ingress.redrive_warning(queue)
     finally:
         await queue.aclose()
 
@@ -161,15 +165,16 @@ def _redis(chosen: Settings) -> Iterator[Finding]:
         yield Finding("fail", str(error))
         return
     try:
-        client = clients.blocking(
-            chosen.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
-        )
-        try:
-            yield from _answers(client, place, chosen)
-        finally:
-            clients.close(client)
-    except redis.RedisError as error:
-        yield Finding("fail", f"Redis: {error}")
+        with clients.asking():
+            client = clients.blocking(
+                chosen.redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+            )
+            try:
+                yield from _answers(client, place, chosen)
+            finally:
+                clients.close(client)
+    except Unavailable as error:
+        yield Finding("fail", error.message)
 
 
 def _answers(client: redis.Redis, place: Place, chosen: Settings) -> Iterator[Finding]:

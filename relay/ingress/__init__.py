@@ -10,12 +10,18 @@ import importlib.util
 from relay.ingress.redis_door import Bounds, IngestDoor, LiveDoor
 from relay.ingress.sources import Source
 from relay.ingress.sources_file import load_sources
-from relay.ingress.sqs_door import Queue, SqsDoor, check_retention, queue_reader
+from relay.ingress.sqs_door import (
+    Queue,
+    SqsDoor,
+    check_retention,
+    queue_reader,
+    redrive_warning,
+)
 from relay.settings import Settings, SettingsError
 
 __all__ = [
     "Bounds", "IngestDoor", "LiveDoor", "Queue", "Source", "SqsDoor", "check_retention",
-    "load_sources", "open_queue", "queue_reader",
+    "load_sources", "open_queue", "queue_reader", "redrive_warning",
 ]  # fmt: skip
 
 

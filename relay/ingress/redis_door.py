@@ -182,7 +182,7 @@ class IngestDoor:
             await self._patience.insist(lambda: self._inbox.settle(ids), _WAITING)
 
     async def _carry(self, entry: InboxEntry) -> None:
-        """Publish one entry, or drop it when it is no event."""
+        """Publish one entry, or drop it: when it is no event, or when the broker refuses it."""
         try:
             event = backend_event(
                 entry.text,
@@ -193,8 +193,14 @@ class IngestDoor:
             )
         except Refused as error:
             self._door.refused(error)
-            log.warning(
-                "ingest entry dropped", entry=entry.id, reason=error.reason, problem=error.message
-            )
+            _log_dropped(entry, error)
             return
-        await self._patience.insist(lambda: self._door.publish(event), _WAITING)
+        try:
+            await self._patience.insist(lambda: self._door.publish(event), _WAITING)
+        except Refused as error:  # for good, and counted: again it would hold up all that follow
+            _log_dropped(entry, error)
+
+
+def _log_dropped(entry: InboxEntry, error: Refused) -> None:
+    facts: dict[str, Any] = {"reason": error.reason, "problem": error.message}
+    log.warning("ingest entry dropped", entry=entry.id, **facts)

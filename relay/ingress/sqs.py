@@ -11,7 +11,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore import exceptions as aws_errors
 
-from relay import hook_fields, logs
+from relay import hook_fields, logs, wire
 from relay.errors import Unavailable
 from relay.ingress.sqs_door import Message
 from relay.settings import Settings, SettingsError
@@ -51,13 +51,24 @@ class SqsQueue:
     async def retention_s(self) -> float:
         """Return how long the queue keeps a message, in seconds."""
         name = "MessageRetentionPeriod"
+        return float((await self._attributes(name))[name])
+
+    async def receipts_most(self) -> int | None:
+        """Return the redrive policy's ``maxReceiveCount``, None without one."""
+        name = "RedrivePolicy"
+        policy = (await self._attributes(name)).get(name)
+        return int(wire.decode_object(policy)["maxReceiveCount"]) if policy else None
+
+    async def _attributes(self, name: str) -> dict[str, str]:
+        """Return the attribute of that name, where the queue has it."""
         try:
             answer = await self._ask("get_queue_attributes", AttributeNames=[name])
         except Unavailable as error:
             if error.__cause__ is not None and _is_final(error.__cause__):
                 raise SettingsError(f"RELAY_INGEST_SQS_URL: {error.message}") from None
             raise
-        return float(answer["Attributes"][name])
+        found: dict[str, str] = answer.get("Attributes", {})
+        return found
 
     async def receive(self, visible_s: int) -> list[Message]:
         """Wait up to ``WAIT_S`` for messages and return at most ten, the oldest first."""

@@ -31,6 +31,8 @@ Reader = Callable[[bytes, int], Accepted]
 
 VISIBLE_S: Final = 60
 """How long nobody else gets a message that was received: until then it is deleted or held anew."""
+RECEIPTS_LEAST: Final = 10
+"""How often a queue should let a message be received: a batch, and restarts in an outage."""
 _HOLD_NS: Final = 30_000_000_000
 _PAUSE_S: Final = 2.0
 """After a mistake of the relay."""
@@ -57,6 +59,13 @@ class Queue(Protocol):
 
     async def retention_s(self) -> float:
         """Return how long it keeps a message; raises ``SettingsError`` where it may not be read."""
+        ...
+
+    async def receipts_most(self) -> int | None:
+        """Return how often a message may be received before it is moved away; None = for ever.
+
+        Raises as ``retention_s``.
+        """
         ...
 
     async def receive(self, visible_s: int) -> list[Message]:
@@ -93,6 +102,22 @@ async def check_retention(queue: Queue, window_s: float) -> float:
             "that, or the window to at least the period"
         )
     return kept_s
+
+
+async def redrive_warning(queue: Queue) -> str | None:
+    """Return why a queue may move events away in an outage, unpublished; None where it does not.
+
+    A batch is received once however long Redis is away, up to the twelve hours that SQS lets it be
+    held. But a process that stops gives it back, and one that is killed leaves it behind.
+    """
+    most = await queue.receipts_most()
+    if most is None or most >= RECEIPTS_LEAST:
+        return None
+    return (
+        f"its redrive policy moves a message away, unpublished, that was received {most} times. "
+        "Each process that stops or is killed in an outage costs what it held a receipt: set "
+        f"maxReceiveCount to at least {RECEIPTS_LEAST}"
+    )
 
 
 def queue_reader(sources: Mapping[str, Source], api_key: str, freshness_s: float) -> Reader:

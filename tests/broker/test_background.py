@@ -152,11 +152,12 @@ async def test_what_may_have_been_missed_is_told_in_the_end() -> None:
 class Subscribed:
     """Subscriptions that have a bug once."""
 
-    is_connected = True
-
     def __init__(self) -> None:
         self.cids: list[str] = []
         self.bugs = Bugs()
+
+    def stands(self, cid: str) -> bool:
+        return True
 
     async def subscribe(self, cid: str) -> None:
         self.bugs.strike()

@@ -18,6 +18,7 @@ from relay.broker.canary import (
 )
 from tests.broker.proxy import proxied
 from tests.contract.harness import CID, Recorder, RedisRig, closing, event, until
+from tests.redis_shapes import Cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -154,6 +155,43 @@ async def test_one_canary_for_each_server_of_a_cluster(redis_cluster: object) ->
         await until(
             lambda: all(c.heard_at > b for c, b in zip(canaries, began, strict=True)), "all of them"
         )
+
+
+async def test_a_server_that_is_away_keeps_no_other_s_subscription_from_being_made_anew() -> None:
+    with Cluster("--cluster-require-full-coverage", "no") as cluster:
+        async with closing(RedisRig(cluster)) as rig:
+            broker = await rig.broker()
+            canaries = broker._canaries._canaries
+            await until(lambda: len(canaries) == 3, "one for each server")
+            began = {cid: canary.heard_at for cid, canary in canaries.items()}
+            await until(
+                lambda: all(c.heard_at > began[cid] for cid, c in canaries.items()), "all of them"
+            )
+            gone, blind = list(canaries)[:2]
+            cluster.owner(broker.keyspace.channel(gone)).kill()
+            await until(lambda: not broker._subscriber.stands(gone), "one is away")
+            canary = canaries[blind]
+            connection = broker._subscriber._home(blind)._keeper.connection
+            connection.on_reply = lambda reply: None
+            await until(lambda: canary.missing_since, "Redis has taken one")
+            canary.missing_since -= LATE_S
+            canary._healed_at -= HEAL_EVERY_S
+            await until(lambda: connection.is_closed, "it is made anew")
+            before = canary.heard_at
+            await until(lambda: canary.heard_at > before, "they come back")
+            assert not broker._subscriber.stands(gone)
+
+
+async def test_a_canary_that_could_not_be_subscribed_to_names_the_connection_it_would_fly_on(
+    redis_cluster: Cluster,
+) -> None:
+    async with closing(RedisRig(redis_cluster)) as rig:
+        subscriber = (await rig.broker())._subscriber
+        await until(lambda: subscriber.stands(CID), "it would fly")
+        connection = subscriber._home(CID)._keeper.connection
+        subscriber.drop(CID, "a test")
+        assert connection.is_closed
+        assert not subscriber.stands(CID)
 
 
 async def test_a_redis_that_evicts_is_warned_of(own_rig: RedisRig) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
-from relay.broker.tickets import TICKETS_MOST, Ticket
+from relay.broker.tickets import LOST, TICKETS_MOST, Ticket
 from relay.events import Position
-from tests.contract.harness import CID, RedisRig
+from tests.contract.harness import CID, OTHER, RedisRig
+from tests.edges import counted
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +71,51 @@ async def test_tickets_that_are_written_at_once_become_one_without_a_loss(rig: R
         assert client.hlen(broker.keyspace.tickets("john")) == TICKETS_MOST + 1
     claimed = await tickets.claim("john", cids, [], "new", broker.node)
     assert claimed == {cid: Position("e1", n) for n, cid in enumerate(cids)}
+
+
+UNREADABLE = [
+    b"",
+    b"balloons",
+    b"0 ",
+    b"0 {",
+    b"0 \xff\xfe",
+    b'soon {"node":"n","positions":{}}',
+    b'9999999999999 {"node":7,"positions":{}}',
+    b'9999999999999 {"node":"n","positions":{"default:demo":"e1:7"}}',
+]
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+async def test_a_ticket_that_cannot_be_read_keeps_no_other_from_being_claimed(
+    rig: RedisRig, text: bytes
+) -> None:
+    broker = await rig.broker()
+    tickets = rig.tickets(broker)
+    await tickets.leave("john", "a", ticket(broker.node))
+    key = broker.keyspace.tickets("john")
+    before = counted("relay_tickets", what="unread")
+    with rig.server.client() as client:
+        client.hset(key, "broken", text)
+        assert await tickets.held("john", [CID]) == {}
+        await tickets.hold("john", "b", Ticket(broker.node, {OTHER: Position("e1", 3)}))
+        with capture_logs() as lines:
+            claimed = await tickets.claim("john", [CID], [], "new", broker.node)
+        assert claimed == {CID: Position("e1", 7)}
+        assert sorted(client.hkeys(key)) == ["b", "new"]
+    assert [(line["event"], line["count"]) for line in lines] == [("tickets cannot be read", 1)]
+    assert counted("relay_tickets", what="unread") == before + 1
+
+
+async def test_what_only_a_ticket_knew_that_cannot_be_read_is_told_once_to_be_lost(
+    rig: RedisRig,
+) -> None:
+    broker = await rig.broker()
+    tickets = rig.tickets(broker)
+    await tickets.leave("john", "a", ticket(broker.node))
+    with rig.server.client() as client:
+        client.hset(broker.keyspace.tickets("john"), "broken", "balloons")
+    claimed = await tickets.claim("john", [CID, OTHER], [], "new", broker.node)
+    assert claimed == {CID: Position("e1", 7), OTHER: LOST}
+    assert await tickets.claim("john", [CID, OTHER], [], "newer", broker.node) == {}
+    again = await tickets.claim("john", [CID, OTHER], [], "new", broker.node)
+    assert again == claimed  # who did not learn of it asks again

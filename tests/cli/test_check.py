@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import botocore.session
 import pytest
@@ -80,8 +82,8 @@ def test_it_leaves_nothing_behind(relay: Relay, redis_url: str, client: redis.Re
 
 
 @pytest.fixture
-def queue() -> Iterator[dict[str, str]]:
-    """A queue on moto's server that keeps messages for an hour, as settings."""
+def sqs() -> Iterator[Any]:
+    """The owner's client of SQS, on moto's server."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -89,14 +91,36 @@ def queue() -> Iterator[dict[str, str]]:
         "sqs", region_name="us-east-1", endpoint_url=f"http://{host}:{port}",
         aws_access_key_id="owner", aws_secret_access_key="owner",
     )  # fmt: skip
-    attributes = {"MessageRetentionPeriod": "3600"}
-    made = client.create_queue(QueueName="asked-by-the-command-line", Attributes=attributes)
+    yield client
     client.close()
-    yield {
+    server.stop()
+
+
+@pytest.fixture
+def queue(sqs: Any) -> dict[str, str]:
+    """A queue that keeps messages for an hour, as settings."""
+    attributes = {"MessageRetentionPeriod": "3600"}
+    made = sqs.create_queue(QueueName="asked-by-the-command-line", Attributes=attributes)
+    return {
         "RELAY_INGEST_SQS_URL": made["QueueUrl"],
         "RELAY_INGEST_SQS_KEY": "AKIA", "RELAY_INGEST_SQS_SECRET": "secret",
     }  # fmt: skip
-    server.stop()
+
+
+@pytest.mark.parametrize(("receipts", "is_low"), [("3", True), ("10", False)])
+def test_a_queue_that_moves_messages_away_after_a_few_receipts_is_a_warning(
+    relay: Relay, sqs: Any, queue: dict[str, str], receipts: str, is_low: bool
+) -> None:
+    target = "arn:aws:sqs:us-east-1:123456789012:undeliverable"
+    sqs.create_queue(QueueName="undeliverable")
+    policy = {"deadLetterTargetArn": target, "maxReceiveCount": receipts}
+    sqs.set_queue_attributes(
+        QueueUrl=queue["RELAY_INGEST_SQS_URL"], Attributes={"RedrivePolicy": json.dumps(policy)}
+    )
+    answer = relay("check", **GOOD | queue)
+    assert answer.exit_code == 0
+    said = "warn: queue: its redrive policy moves a message away, unpublished, that was received 3"
+    assert (said in answer.output) == ("redrive" in answer.output) == is_low
 
 
 @pytest.mark.parametrize(
@@ -189,6 +213,16 @@ def test_nobody_listening_fails_without_showing_the_password(relay: Relay) -> No
     assert answer.exit_code == 1
     assert "fail: Redis: " in answer.output
     assert "refused" in answer.output
+    assert "hush" not in answer.output
+
+
+def test_a_cluster_without_a_node_that_answers_fails(relay: Relay) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"redis+cluster://:hush@127.0.0.1:{held.getsockname()[1]}"
+        answer = relay("check", "--redis-url", url, **GOOD)
+    assert answer.exit_code == 1
+    assert "fail: Redis: " in answer.output
     assert "hush" not in answer.output
 
 

@@ -302,6 +302,21 @@ async def test_a_bad_entry_is_counted_dropped_and_passed_by() -> None:
     assert refused("ingest", "not_json") == before + 1
 
 
+async def test_an_entry_that_the_broker_refuses_is_counted_dropped_and_passed_by() -> None:
+    before = refused("ingest", "call_full"), counted("relay_events_failed", door="ingest")
+    ingest = Ingest(entry(0), entry(1))
+    ingest.broker.failures = [Unavailable("away"), BadInput("no", reason="call_full")]
+    with capture_logs() as lines:
+        await ingest.run()
+    assert [line["event"] for line in lines] == ["ingest waits for redis", "ingest entry dropped"]
+    assert (lines[1]["entry"], lines[1]["reason"]) == ("1-0", "call_full")
+    assert ingest.broker.tried == ["ingest:1-0", "ingest:1-0", "ingest:2-0"]
+    assert await ingest.broker.seen() == [1]
+    assert ingest.inbox.settled == ["1-0", "2-0"]
+    after = refused("ingest", "call_full"), counted("relay_events_failed", door="ingest")
+    assert after == (before[0] + 1, before[1] + 2)
+
+
 async def test_an_id_of_the_backend_is_its_identity() -> None:
     ingest = Ingest(entry(0, event_id="mine"), entry(0, event_id="mine"))
     await ingest.run()

@@ -65,6 +65,12 @@ async def test_it_tells_how_long_it_keeps_messages(owned: Owned) -> None:
     assert await owned.queue.retention_s() == 1234
 
 
+async def test_it_tells_how_often_a_message_may_be_received(cloud: Cloud, owned: Owned) -> None:
+    assert await owned.queue.receipts_most() is None
+    await cloud.redrive(owned.url, receipts=3)
+    assert await owned.queue.receipts_most() == 3
+
+
 async def test_at_most_ten_come_at_once_the_oldest_first_and_to_one_reader(owned: Owned) -> None:
     await owned.put(*(str(n) for n in range(12)))
     first = await owned.receive()

@@ -21,7 +21,7 @@ from relay.calls import Call
 from relay.doors import Door
 from relay.errors import BadInput, Refused, Unavailable
 from relay.events import Event, Publication
-from relay.ingress import SqsDoor, load_sources, queue_reader
+from relay.ingress import SqsDoor, load_sources, queue_reader, redrive_warning
 from relay.ingress.queue_bodies import body_of
 from relay.ingress.sqs_door import VISIBLE_S, Message
 from relay.registry import Registry
@@ -54,6 +54,7 @@ class FakeQueue:
         self.deleted: list[str] = []
         self.holds: list[tuple[list[str], int]] = []
         self.kept_s = WINDOW_S
+        self.receipts: int | None = None
         self.asked = 0
         self.failures: dict[str, list[Exception]] = {}
         self.empty = asyncio.Event()
@@ -80,6 +81,9 @@ class FakeQueue:
         self.asked += 1
         self._fails("retention_s")
         return self.kept_s
+
+    async def receipts_most(self) -> int | None:
+        return self.receipts
 
     async def receive(self, visible_s: int) -> list[Message]:
         assert visible_s == VISIBLE_S
@@ -414,6 +418,19 @@ async def test_a_queue_that_did_not_answer_at_the_start_is_asked_before_it_is_re
     assert relay.door.problem is None
     assert relay.queue.asked == 3
     assert await relay.seen() == [1]
+
+
+@pytest.mark.parametrize(("receipts", "warns"), [(None, False), (10, False), (9, True), (1, True)])
+async def test_a_queue_that_soon_moves_messages_away_is_warned_of(
+    receipts: int | None, warns: bool
+) -> None:
+    queue = FakeQueue()
+    queue.receipts = receipts
+    warning = await redrive_warning(queue)
+    assert (warning is not None) == warns
+    if warning:
+        assert f"received {receipts} times" in warning
+        assert "maxReceiveCount to at least 10" in warning
 
 
 # -- the end ------------------------------------------------------------------------------------

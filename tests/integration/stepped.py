@@ -62,6 +62,7 @@ class _SteppedQueue:
         self._queue = queue
         self._step = step
         self.retention_s = queue.retention_s
+        self.receipts_most = queue.receipts_most
         self.hold = queue.hold
         self.aclose = queue.aclose
 
