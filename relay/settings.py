@@ -180,7 +180,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "slow_timeout": Option(
         "how long a socket may stay above soft_buffer_bytes, or its machine take nothing", "seconds"
     ),
-    "publish_timeout": Option("how long a publish may take before it is answered 503", "seconds"),
+    "publish_timeout": Option(
+        "how long a publisher waits for its answer: 503 after that", "seconds"
+    ),
     "drain_notice": Option(
         "how long a stopping process is unready before it leaves its port", "seconds"
     ),
