@@ -58,14 +58,14 @@ class Hub:
         self._comparisons = Comparisons(
             broker, self._calls, self._repair, self._tasks, self._random
         )
-        self._board = WatcherBoard(broker, self._calls, self._announce)
+        self._board = WatcherBoard(broker, self._calls, self._announce, self._tasks)
         self._received_kept = metrics.Tally(metrics.RECEIVED.labels("kept"))
         self._received_volatile = metrics.Tally(metrics.RECEIVED.labels("volatile"))
 
     async def start(self) -> None:
         """Begin to look after silent calls and lists of watchers."""
         self._tasks.keep(self._comparisons.run, "looking for silent calls")
-        self._tasks.keep(self._board.run, "telling who watches")
+        self._board.start()
 
     async def aclose(self) -> None:
         """End every task. The sockets are the gateway's to close."""

@@ -1,13 +1,15 @@
 """Tell the watchers of a call who else watches, at most once a second.
 
 Each process says in the broker who watches on it; the list of all is read back after a change here
-or elsewhere, or when a process has died. Used by the hub only.
+or elsewhere, or when a process has died. The calls of a partition are told one after the other and
+apart from all others: a server that is silent holds up its own calls alone. Used by the hub only.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -25,6 +27,7 @@ GATHER_S: Final = 0.05
 """A page that reloads leaves and joins; those who arrive together are told together."""
 NODES_INTERVAL_S: Final = 3.0
 AT_ONCE: Final = 50
+"""Calls that are taken up in one turn of the loop."""
 FAILED_INTERVAL_S: Final = 30.0
 """A list that cannot be told for a reason nobody foresaw must not fill the log."""
 
@@ -37,14 +40,16 @@ class WatcherBoard:
         broker: Broker,
         calls: Mapping[str, WatchedCall],
         announce: Callable[[str, bytes], None],
+        tasks: Tasks,
     ) -> None:
         self._broker = broker
         self._calls = calls
         self._announce = announce
+        self._tasks = tasks
         self._due: dict[str, float] = {}
+        self._telling: dict[int, dict[str, None]] = {}
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
-        self._tasks = Tasks("board of watchers")
 
     def changed(self, cid: str) -> None:
         """Note that somebody here began or ceased to watch."""
@@ -53,25 +58,23 @@ class WatcherBoard:
 
     def nudged(self, cid: str) -> None:
         """Note that the list may have changed on another process."""
-        if cid not in self._due:
-            self._due[cid] = asyncio.get_running_loop().time() + GATHER_S
-            self._wake.set()
+        self._put_off(cid, asyncio.get_running_loop().time() + GATHER_S)
 
     def interrupted(self, cids: Collection[str]) -> None:
         """Say again who watches these: the broker may have forgotten it."""
         for cid in cids:
             self.changed(cid)
 
-    async def run(self) -> None:
-        """Work off what is due, until cancelled."""
+    def start(self) -> None:
+        """Work off what is due, for as long as ``tasks`` are not closed."""
+        self._tasks.keep(self._run, "telling who watches")
         self._tasks.keep(self._notice_deaths, "noticing processes that died")
-        try:
-            while True:
-                await self._next_due()
-                due = self._take_due(asyncio.get_running_loop().time())
-                await asyncio.gather(*(self._tell(cid) for cid in due))
-        finally:
-            await self._tasks.aclose()
+
+    async def _run(self) -> None:
+        while True:
+            await self._next_due()
+            for cid in self._take_due(asyncio.get_running_loop().time()):
+                self._tell_soon(cid)
 
     async def _next_due(self) -> None:
         """Wait until something is due, or more has become so."""
@@ -82,19 +85,44 @@ class WatcherBoard:
         await asyncio.sleep(max(0.0, min(delay, GATHER_S)))
 
     def _take_due(self, now: float) -> list[str]:
-        """Return whose turn it is; a call that was shown within the interval waits for the rest."""
         due = [cid for cid, at in self._due.items() if at <= now][:AT_ONCE]
         for cid in due:
             del self._due[cid]
-            call = self._calls.get(cid)
-            if call is not None and call.shown and now < call.shown_at + INTERVAL_S:
-                self._due[cid] = call.shown_at + INTERVAL_S
-        return [cid for cid in due if cid not in self._due]
+        return due
 
-    async def _tell(self, cid: str) -> None:
+    def _put_off(self, cid: str, until: float) -> None:
+        """Have a call's turn come then, if it does not come before."""
+        if cid not in self._due:
+            self._due[cid] = until
+            self._wake.set()
+
+    def _tell_soon(self, cid: str) -> None:
+        """Queue a call in its partition, where another may be waiting for the broker."""
+        partition = self._broker.partition(cid)
+        if (queue := self._telling.get(partition)) is None:
+            queue = self._telling[partition] = {}
+            self._tasks.keep(partial(self._tell_all, partition), "telling a partition's watchers")
+        queue[cid] = None
+
+    async def _tell_all(self, partition: int) -> None:
+        """Tell the calls of a partition until none waits; one that was just shown has its turn
+        when the interval is over.
+        """
+        queue = self._telling[partition]
+        while queue:
+            cid = next(iter(queue))
+            del queue[cid]
+            call = self._calls.get(cid)
+            now = asyncio.get_running_loop().time()
+            if call is not None and call.shown and now < call.shown_at + INTERVAL_S:
+                self._put_off(cid, call.shown_at + INTERVAL_S)
+            else:
+                await self._tell(cid, call)
+        del self._telling[partition]
+
+    async def _tell(self, cid: str, call: WatchedCall | None) -> None:
         changed = cid in self._changed
         self._changed.discard(cid)
-        call = self._calls.get(cid)
         try:
             if changed:
                 await self._broker.set_roster(cid, _roster(call))
@@ -102,16 +130,16 @@ class WatcherBoard:
                 await self._show(call, always=changed)
         except Unavailable as error:
             log.info("list of watchers waits", cid=cid, reason=error.message)
-            self._put_off(cid, INTERVAL_S, changed=changed)
+            self._try_again(cid, INTERVAL_S, changed=changed)
         except Exception:
             metrics.BACKGROUND_FAILURES.inc()
             log.exception("list of watchers failed", cid=cid)
-            self._put_off(cid, FAILED_INTERVAL_S, changed=changed)
+            self._try_again(cid, FAILED_INTERVAL_S, changed=changed)
 
-    def _put_off(self, cid: str, wait_s: float, *, changed: bool) -> None:
+    def _try_again(self, cid: str, wait_s: float, *, changed: bool) -> None:
         if changed:
             self._changed.add(cid)
-        self._due.setdefault(cid, asyncio.get_running_loop().time() + wait_s)
+        self._put_off(cid, asyncio.get_running_loop().time() + wait_s)
 
     async def _show(self, call: WatchedCall, *, always: bool) -> None:
         """Send the merged list; one that did not change only to please newcomers."""

@@ -9,7 +9,15 @@ import json
 import selectors
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 from relay import wire
@@ -112,8 +120,8 @@ class FakeBroker:
     ``log`` has every request; ``away`` counts, by method, how often it raises ``Unavailable`` (-1:
     for ever), ``bugs`` how often something that nobody foresaw; ``gates`` hold requests of a
     method, before they look, until the event is set; ``at_once`` says whether it publishes without
-    being waited for. ``partitions`` has those of calls; of ``lost_partitions`` no positions are
-    told, which is known after ``silence_s``.
+    being waited for. ``partitions`` has those of calls; of ``lost_partitions`` neither positions
+    nor watchers are told, which is known after ``silence_s``.
     """
 
     def __init__(self, page_count: int = 1000, node: str = "here") -> None:
@@ -181,9 +189,7 @@ class FakeBroker:
 
     async def positions(self, cids: Sequence[str]) -> list[Position]:
         await self._asked("positions", list(cids))
-        if not self.lost_partitions.isdisjoint(map(self.partition, cids)):
-            await asyncio.sleep(self.silence_s)
-            raise Unavailable("a server is away")
+        await self._served(cids)
         found = [self.call(cid).top for cid in cids]
         await self._answers("positions")
         return found
@@ -198,6 +204,7 @@ class FakeBroker:
 
     async def set_roster(self, cid: str, roster: Roster) -> None:
         await self._asked("set_roster", (cid, roster.count))
+        await self._served([cid])
         rosters = self.all_rosters.setdefault(cid, {})
         rosters.pop(self.node, None)
         if roster.count:
@@ -205,6 +212,7 @@ class FakeBroker:
 
     async def rosters(self, cid: str) -> dict[str, Roster]:
         await self._asked("rosters", cid)
+        await self._served([cid])
         rosters = self.all_rosters.get(cid, {})
         return {node: roster for node, roster in rosters.items() if node in self.alive}
 
@@ -253,6 +261,12 @@ class FakeBroker:
             raise Unavailable("away")
         if self.away[method] < 0:
             raise Unavailable("away")
+
+    async def _served(self, cids: Iterable[str]) -> None:
+        """Say nothing about calls whose server is away."""
+        if not self.lost_partitions.isdisjoint(map(self.partition, cids)):
+            await asyncio.sleep(self.silence_s)
+            raise Unavailable("a server is away")
 
     async def _answers(self, method: str) -> None:
         """Hold an answer that has been found: it is old when it arrives."""

@@ -11,7 +11,13 @@ import pytest
 from relay.broker import Roster
 from relay.events import Position
 from relay.gateway.hub import Hub
-from relay.gateway.watchers import FAILED_INTERVAL_S, INTERVAL_S, USERS_SHOWN
+from relay.gateway.watchers import (
+    AT_ONCE,
+    FAILED_INTERVAL_S,
+    GATHER_S,
+    INTERVAL_S,
+    USERS_SHOWN,
+)
 from tests.gateway.fakes import CID, FakeBroker, FakeWatcher
 
 pytestmark = pytest.mark.anyio
@@ -247,3 +253,42 @@ async def test_a_thousand_calls_are_told_soon(hub: Hub) -> None:
         await hub.watch(watcher, cid)
     await asyncio.sleep(3)
     assert all(len(watcher.shown()) == 1 for watcher in watchers.values())
+
+
+async def test_a_server_that_is_silent_holds_up_the_lists_of_its_own_calls_alone(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher
+) -> None:
+    others = {f"default:{number}": FakeWatcher() for number in range(2 * AT_ONCE)}
+    for cid, watcher in others.items():
+        broker.partitions[cid] = 1 + len(broker.partitions) % 80
+        await hub.watch(watcher, cid)
+    await hub.watch(john, CID)
+    await asyncio.sleep(2 * INTERVAL_S)
+    broker.lost_partitions = set(broker.partitions.values())
+    hub.on_interrupted(others)
+    for number in range(2, 8):
+        await asyncio.sleep(GATHER_S)
+        await hub.watch(FakeWatcher(f"user{number}"), CID)
+        await asyncio.sleep(INTERVAL_S + 2 * GATHER_S)
+        assert john.shown()[-1][0] == number
+    broker.lost_partitions.clear()
+    asked = len(broker.asked("set_roster"))
+    await asyncio.sleep(2 * broker.silence_s)
+    assert {cid for cid, _ in broker.asked("set_roster")[asked:]} == others.keys()
+
+
+async def test_a_list_that_waits_for_a_silent_server_is_told_once_it_speaks(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher
+) -> None:
+    broker.partitions[CID] = 1
+    await hub.watch(john, CID)
+    await asyncio.sleep(2 * INTERVAL_S)
+    broker.lost_partitions = {1}
+    for number in range(2, 5):
+        await hub.watch(FakeWatcher(f"user{number}"), CID)
+        await asyncio.sleep(GATHER_S + 0.5 * broker.silence_s)
+    assert john.shown()[-1][0] == 1
+    broker.lost_partitions.clear()
+    await asyncio.sleep(broker.silence_s + INTERVAL_S + 2 * GATHER_S)
+    assert john.shown()[-1][0] == 4
+    assert len(john.shown()) == 2
