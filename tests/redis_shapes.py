@@ -37,6 +37,11 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+def _is_linked(server: RedisServer) -> bool:
+    with server.client() as client:
+        return client.info("replication").get("master_link_status") == "up"
+
+
 class Watched:
     """A primary, its replica, and three sentinels that call it ``main``."""
 
@@ -82,6 +87,10 @@ class Watched:
             until(lambda: client.execute_command("SENTINEL", "FAILOVER", "main"), "a failover")
         until(lambda: self.primary is not before, "another primary")
 
+    def until_joined(self) -> None:
+        """Return once the other one is a replica of the primary, and has what that has."""
+        until(lambda: _is_linked(self.replica), "a replica")
+
     def __enter__(self) -> Watched:
         with ExitStack() as stack:
             for server in (*self.servers, *self.sentinels):
@@ -111,8 +120,7 @@ class Watched:
             known = [facts[name] for name in ("num-slaves", "num-other-sentinels", "flags")]
             if known != ["1", "2", "master"]:
                 return False
-        with self.servers[1].client() as client:
-            return client.info("replication")["master_link_status"] == "up"
+        return _is_linked(self.servers[1])
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -112,8 +112,8 @@ class Storm:
         """Return the number of each call's event that was accepted last."""
         return {sender.cid: sender.accepted[-1] for sender in self.senders}
 
-    async def until_ready(self, status: int) -> Frame:
-        """Wait until every relay's /readyz answers so; return the last answer."""
+    async def until_ready(self, status: int, red: str = "") -> Frame:
+        """Wait until every relay's /readyz answers so, and names a hop; return the last answer."""
         async with (
             asyncio.timeout(PATIENCE_S),
             httpx.AsyncClient(timeout=PATIENCE_S) as client,
@@ -122,8 +122,9 @@ class Storm:
                 answers = await asyncio.gather(
                     *[client.get(f"{relay.base_url}/readyz") for relay in self.relays]
                 )
-                if all(answer.status_code == status for answer in answers):
-                    return dict(answers[-1].json())
+                said = [(answer.status_code, dict(answer.json())) for answer in answers]
+                if all(code == status and _is_red(red, answer) for code, answer in said):
+                    return said[-1][1]
                 await asyncio.sleep(0.05)
 
     async def fall_silent(self) -> None:
@@ -225,6 +226,10 @@ def count_delivered(watcher: Client) -> int:
     """Return how many frames came that were no answer and no heartbeat."""
     own = ("connection.ok", "health.check")
     return sum("id" not in frame and frame["type"] not in own for frame in watcher.frames)
+
+
+def _is_red(hop: str, answer: Frame) -> bool:
+    return not hop or answer["checks"][hop] != "ok"
 
 
 def numbers(watcher: Client, cid: str) -> list[int]:

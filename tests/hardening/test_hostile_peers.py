@@ -183,7 +183,7 @@ async def webhook(relay: RelayProcess, event: dict[str, object]) -> httpx.Respon
 
 # -- peers that log in, and then do one thing wrong ------------------------------------------------
 
-PEERS = 200 if "SOAK" in os.environ else 20
+PEERS = 60 if "SOAK" in os.environ else 20
 PATIENCE_S = 1.5 * PEERS
 READ_BYTES = 262_144
 """What the loop takes from the kernel at once, and a socket may have to hold until its turn."""

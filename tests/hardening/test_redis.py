@@ -157,6 +157,7 @@ async def test_the_primary_is_switched() -> None:
                         f"{cid} goes on at the new primary, though the old one is still there",
                     )
                 await work.accept(20, ALL_CALLS)
+                await anyio.to_thread.run_sync(redis.until_joined)
             await work.until_ready(200)
         work.check(losses=True)
 
