@@ -91,15 +91,24 @@ class Announcements:
         self.told: list[tuple[str, list[str], dict[str, Any]]] = []
 
     async def announce(
-        self, cid: str, kind: str, fields: Mapping[str, Any], *, members: Collection[str] = ()
+        self,
+        cid: str,
+        kind: str,
+        fields: Mapping[str, Any],
+        *,
+        members: Collection[str] = (),
+        event_id: str | None = None,
     ) -> Publication:
         body = {"type": kind, "created_at": self._clock(), "call_cid": cid, **fields}
         event = given_event(
-            body, event_id=uuid4().hex, sender="relay", identity=None, fingerprint=""
-        )
+            body, event_id=event_id or uuid4().hex, sender="relay", identity=event_id,
+            fingerprint="",
+        )  # fmt: skip
         check_event(wire.decode_object(event.body))
-        self.members.append((kind, sorted(members)))
-        return await self._broker.publish(event)
+        publication = await self._broker.publish(event)
+        if not publication.duplicate:
+            self.members.append((kind, sorted(members)))
+        return publication
 
     async def tell(self, user_ids: Collection[str], kind: str, fields: Mapping[str, Any]) -> None:
         content = {"type": kind, "created_at": self._clock(), **fields}

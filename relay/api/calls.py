@@ -23,6 +23,8 @@ from relay.errors import BadInput
 from relay.users import Profile
 
 LONGEST_TEAM: Final = 128
+REPEATED_WITHIN_NS: Final = 60 * 10**9
+"""A creation or an end so recent is announced again, in case the first time could not."""
 
 _CALL_SORT: Final = (filters.Sort("created_at", ascending=False),)
 
@@ -77,16 +79,22 @@ async def ensure(
     else:
         call, created = known, False
     caller.check_may("read-call", call)
-    if created:
+    if created or (call.created_by == wanted.created_by and _is_recent(api, call.created_at)):
         seen = await views.view(api, [call], len(call.members))
         await api.announcer.announce(
             cid,
             "call.created",
             {"call": seen.call(call), "members": seen.members(call.members)},
             members=[member.user_id for member in call.members],
+            event_id=f"created-{call.created_at}",
         )
     await _call_out(api, rings, caller, call)
     return call, created
+
+
+def _is_recent(api: Context, at_ns: int) -> bool:
+    """Whether a request for what was done then may be a repeat, its announcement cut off."""
+    return api.clock() - at_ns < REPEATED_WITHIN_NS
 
 
 def _described(
@@ -257,7 +265,7 @@ async def _set_backstage(
 
 
 async def end(api: Context, request: Request, caller: Caller) -> Response:
-    """Answer ``POST …/mark_ended``. Ending an ended call changes nothing and announces nothing."""
+    """Answer ``POST …/mark_ended``. Ending an ended call changes nothing, and is announced once."""
     cid = api.cid(request, caller)
     caller.check_may("end-call", await api.call(cid))
     now_ns = api.clock()
@@ -270,13 +278,14 @@ async def end(api: Context, request: Request, caller: Caller) -> Response:
     done = await api.store.change_call(cid, change)
     if done is None:
         raise no_such_call(cid)
-    if done.after is not done.before:
-        await _announce_end(api, caller, done.after)
+    ended_at = done.after.ended_at or now_ns
+    if done.after is not done.before or _is_recent(api, ended_at):
+        await _announce_end(api, caller, done.after, f"ended-{ended_at}")
         await api.joins.end(cid)
     return http.answer(request, {}, 201)
 
 
-async def _announce_end(api: Context, caller: Caller, call: Call) -> None:
+async def _announce_end(api: Context, caller: Caller, call: Call, event_id: str) -> None:
     also = [] if caller.user_id is None else [caller.user_id]
     seen = await views.view(api, [call], len(call.members), also)
     ended: dict[str, Any] = {
@@ -284,29 +293,31 @@ async def _announce_end(api: Context, caller: Caller, call: Call) -> None:
     }  # fmt: skip
     if caller.user_id is not None:
         ended["user"] = seen.user(caller.user_id, call.created_at)
-    await api.announcer.announce(
-        call.cid, "call.ended", ended, members=[member.user_id for member in call.members]
-    )
+    members = [member.user_id for member in call.members]
+    await api.announcer.announce(call.cid, "call.ended", ended, members=members, event_id=event_id)
 
 
 async def delete(api: Context, request: Request, caller: Caller) -> Response:
-    """Answer ``POST …/delete``: hard or not, the relay forgets the call."""
+    """Answer ``POST …/delete``: hard or not, the relay forgets the call.
+
+    It is announced before: a repeat, should that be cut off, has to find it.
+    """
     cid = api.cid(request, caller)
     fields.flag(await api.body(request), "hard", default=False)
     call = await api.call(cid)
     caller.check_may("end-call", call)
     seen = await views.view(api, [call], len(call.members))
     await api.joins.end(cid)  # while the call can still be shown
-    deleted = await api.store.delete_call(cid)
-    if deleted is None:
-        raise no_such_call(cid)
     await api.announcer.announce(
         cid,
         "call.deleted",
-        {"call": seen.call(deleted)},
-        members=[member.user_id for member in deleted.members],
+        {"call": seen.call(call)},
+        members=[member.user_id for member in call.members],
+        event_id=f"deleted-{call.created_at}",
     )
-    return http.answer(request, {"call": seen.call(deleted)}, 201)
+    if await api.store.delete_call(cid) is None:
+        raise no_such_call(cid)
+    return http.answer(request, {"call": seen.call(call)}, 201)
 
 
 # -- finding ------------------------------------------------------------------------------------

@@ -60,9 +60,18 @@ class Announces(Protocol):
     """How news of a call reaches its watchers and its members."""
 
     async def announce(
-        self, cid: str, kind: str, fields: Mapping[str, Any], *, members: Collection[str] = ()
+        self,
+        cid: str,
+        kind: str,
+        fields: Mapping[str, Any],
+        *,
+        members: Collection[str] = (),
+        event_id: str | None = None,
     ) -> Publication:
-        """Publish an event of the call, also to those members' sockets that do not watch it."""
+        """Publish an event of the call, also to those members' sockets that do not watch it.
+
+        Announced again under the same ``event_id``, it is a duplicate.
+        """
         ...
 
     async def tell(self, user_ids: Collection[str], kind: str, fields: Mapping[str, Any]) -> None:

@@ -47,6 +47,19 @@ async def test_a_call_that_exists_is_announced_to_nobody(call: Edges) -> None:
     assert await call.kinds() == ["call.created"]
 
 
+async def test_a_call_that_could_not_be_announced_is_announced_when_its_creator_asks_again(
+    relay: Edges,
+) -> None:
+    relay.broker.away = True
+    assert (await relay.post(C, headers=JOHN)).status_code == 503
+    relay.broker.away = False
+    assert (await relay.post(C, headers=JANE)).status_code == 201
+    assert await relay.kinds() == []
+    for _ in range(2):
+        assert (await relay.post(C, headers=JOHN)).status_code == 201
+    assert await relay.kinds() == ["call.created"]
+
+
 async def test_what_a_call_is_created_with_is_kept(relay: Edges) -> None:
     data = {
         "custom": {"a": 1}, "team": "red", "video": True, "starts_at": NOW_NS,
@@ -143,6 +156,27 @@ async def test_ending_an_ended_call_announces_nothing(call: Edges) -> None:
     for _ in range(2):
         assert (await call.post(f"{V}/mark_ended", headers=token())).status_code == 201
     assert await call.kinds() == ["call.created", "call.ended"]
+
+
+@pytest.mark.parametrize("action", ["mark_ended", "delete"])
+async def test_an_end_that_could_not_be_announced_is_announced_by_its_repeat(
+    call: Edges, action: str
+) -> None:
+    call.broker.away = True
+    assert (await call.post(f"{V}/{action}", headers=token())).status_code == 503
+    call.broker.away = False
+    assert (await call.post(f"{V}/{action}", headers=token())).status_code == 201
+    kind = "call.ended" if action == "mark_ended" else "call.deleted"
+    assert await call.kinds() == ["call.created", kind]
+    assert call.announcer.members[-1] == (kind, ["jane", "jim"])
+
+
+async def test_an_old_end_is_not_announced_again(call: Edges) -> None:
+    """The ids of what was announced are forgotten at some time."""
+    await call.post(f"{V}/mark_ended", headers=token())
+    call.clock.forward(61)
+    call.broker.away = True
+    assert (await call.post(f"{V}/mark_ended", headers=token())).status_code == 201
 
 
 async def test_a_deleted_call_is_gone(call: Edges) -> None:
