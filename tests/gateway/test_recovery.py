@@ -206,6 +206,26 @@ async def test_a_failover_under_a_slow_cursor_that_kept_what_it_wrote_is_continu
     assert [f["epoch"] for f in john.frames if f["type"] == "custom"] == ["e1"] * 5 + ["e2"] * 6
 
 
+@pytest.mark.parametrize("since", [3, 5])
+async def test_one_who_returns_before_a_failover_is_noticed_gets_what_is_there_now_once(
+    hub: Hub, broker: FakeBroker, john: FakeWatcher, since: int
+) -> None:
+    """The feed, which does not know yet, is brought up first: it holds what was replaced."""
+    jane = FakeWatcher("jane")
+    await hub.watch(jane, CID)
+    broker.send(8)
+    broker.fail_over(keep=5)
+    broker.lose(3)  # 6 to 8, of another epoch
+    assert (await hub.watch(john, CID, at(since))).recovered
+    await asyncio.sleep(1)
+    broker.send()
+    await asyncio.sleep(1)
+    assert john.offsets == list(range(since + 1, 10))
+    epochs = [f["epoch"] for f in john.frames if f["type"] == "custom"]
+    assert epochs == ["e1"] * (5 - since) + ["e2"] * 4
+    assert jane.offsets == [1, 2, 3, 4, 5, 6, 7, 8, "lost 5", 6, 7, 8, 9]
+
+
 async def test_a_recovery_pauses_while_the_broker_is_away_and_goes_on(
     hub: Hub, broker: FakeBroker, john: FakeWatcher
 ) -> None:
