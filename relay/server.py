@@ -28,6 +28,8 @@ IMPATIENCE_S: Final = 0.1
 """How soon a second signal ends the drain."""
 KEEP_ALIVE_S: Final = 75
 """Longer than senders of webhooks and load balancers wait between two requests."""
+KERNEL_LATER_S: Final = 5.0
+"""How much longer than we the kernel waits, so that a peer that we see to be slow is called so."""
 
 
 def run(settings: Settings, demo: bool = False) -> int:
@@ -62,7 +64,7 @@ def listen(settings: Settings) -> socket.socket:
     With Redis other processes may share the port. With the embedded broker they may not: they
     would be relays of their own, and users of one would not see those of the other.
     """
-    shared, patience_s = bool(settings.redis_url), settings.slow_timeout
+    shared, patience_s = bool(settings.redis_url), settings.slow_timeout + KERNEL_LATER_S
     return ports.listen(settings.host, settings.port, shared=shared, patience_s=patience_s)
 
 

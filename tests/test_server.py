@@ -68,9 +68,9 @@ def test_a_listening_socket_bounds_what_the_kernel_hides() -> None:
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
         received = listener.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         assert received == 2 * RECEIVE_BUFFER_BYTES
-        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 35_000
     with listen(msgspec.structs.replace(MEMORY, slow_timeout=4.5)) as listener:
-        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4_500
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9_500
 
 
 def test_an_address_that_is_not_ours_is_an_error_that_closes_the_socket() -> None:
