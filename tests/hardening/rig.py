@@ -276,20 +276,22 @@ def check_rows(found: list[list[int]]) -> None:
 
 
 class Flaky:
-    """What a hook leads to: it is too busy for one request of ``BUSY_ONE_IN``.
+    """What a hook leads to: it is too busy for one request of ``BUSY_ONE_IN``, never twice the same.
 
     ``taken`` has the bodies of the others, in the order in which they came.
     """
 
     def __init__(self, receiver: Receiver, rng: Random) -> None:
         self.taken: list[bytes] = []
+        self._refused: set[bytes] = set()
         self._receiver = receiver
         self._rng = rng
         receiver.answers = [self._answer]
 
     async def _answer(self, peer: Peer) -> bool:
         request = self._receiver.requests[-1]
-        if self._rng.randrange(BUSY_ONE_IN) == 0:
+        if request.body not in self._refused and self._rng.randrange(BUSY_ONE_IN) == 0:
+            self._refused.add(request.body)
             return await status(503)(peer)
         self.taken.append(request.body)
         return await status(200)(peer)

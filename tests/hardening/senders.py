@@ -15,8 +15,8 @@ from random import Random
 from typing import Final
 
 import httpx
-from redis.exceptions import RedisClusterException, RedisError
 
+from relay.errors import Unavailable
 from relay.publisher import AsyncPublisher
 from tests.integration.doors import event_path, post_webhook, webhook
 from tests.processes import API_KEY, RelayProcess
@@ -172,7 +172,7 @@ class StreamSender(Sender):
                 try:
                     async with asyncio.timeout(STREAM_TIMEOUT_S):
                         await publisher.publish(self.cid, custom={"n": number}, event_id=event_id)
-                except (RedisError, RedisClusterException, OSError):  # TimeoutError is an OSError
+                except (Unavailable, TimeoutError):
                     return False
                 return True
 
