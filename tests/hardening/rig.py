@@ -276,7 +276,7 @@ def check_rows(found: list[list[int]]) -> None:
 
 
 class Flaky:
-    """What a hook leads to: it is too busy for one request of ``BUSY_ONE_IN``, never twice the same.
+    """What a hook leads to: too busy for one request of ``BUSY_ONE_IN``, never twice for the same.
 
     ``taken`` has the bodies of the others, in the order in which they came.
     """
