@@ -18,6 +18,8 @@ from relay.events import Publication
 log = logs.get(__name__)
 
 SENDER: Final = "relay"
+REPEATED_WITHIN_NS: Final = 60 * 10**9
+"""A request that is repeated within this time announces again, in case the first could not."""
 
 
 class Announcer:

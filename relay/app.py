@@ -138,7 +138,7 @@ class App:
 
     def _ingest_door(self, inbox: Inbox, bounds: ingress.Bounds) -> IngestDoor:
         return ingress.IngestDoor(
-            Door("ingest", self._broker),
+            self._door("ingest"),
             inbox,
             time.time_ns,
             bounds,
@@ -157,7 +157,7 @@ class App:
         settings, window_s = self._settings, self._settings.dedupe_window
         api_key = settings.ingest_sqs_api_key or settings.api_key
         return ingress.SqsDoor(
-            Door("sqs", self._broker),
+            self._door("sqs"),
             ingress.open_queue(settings),
             ingress.queue_reader(self._sources, api_key, window_s),
             self._registry,

@@ -67,7 +67,7 @@ async def read_body(request: Request, limit: int, timeout_s: float = BODY_TIMEOU
         raise _body_too_large(limit)
     body = bytearray()
     try:
-        async with _time_out(request), asyncio.timeout(timeout_s):
+        async with _off_the_clock(request), asyncio.timeout(timeout_s):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
@@ -80,7 +80,7 @@ async def read_body(request: Request, limit: int, timeout_s: float = BODY_TIMEOU
 
 
 @asynccontextmanager
-async def _time_out(request: Request) -> AsyncIterator[None]:
+async def _off_the_clock(request: Request) -> AsyncIterator[None]:
     """Take what the body does out of the time that the request has for Redis."""
     limit: asyncio.Timeout | None = getattr(request.state, "limit", None)
     if limit is None or (end := limit.when()) is None:
@@ -100,11 +100,12 @@ def _body_too_large(limit: int) -> TooLarge:
 def publishing(handler: Handler, door: Door) -> Handler:
     """Return ``handler`` as an ``endpoint`` that waits for Redis no longer than ``door`` says."""
 
+    answered = endpoint(handler, door)
+
     async def limited(request: Request) -> Response:
         async with door.in_time() as request.state.limit:
             return await answered(request)
 
-    answered = endpoint(handler, door)
     return limited
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from relay import logs, users
-from relay.announcer import Announcer
+from relay.announcer import REPEATED_WITHIN_NS, Announcer
 from relay.broker import Broker, Store
 from relay.broker.seats import Departure, Due, Joined, Seat, Sessions, Taken
 from relay.calls import Participant, Session
@@ -38,8 +38,6 @@ AT_ONCE: Final = 200
 RECHECK_S: Final = 600.0
 """After that long a seat is looked at although nobody said anything."""
 LEASE_CHECK_S: Final = 3.0
-REPEATED_WITHIN_S: Final = 60.0
-"""A join that is repeated within this time announces again, in case the first time could not."""
 
 Describe = Callable[[str], Awaitable[dict[str, Any] | None]]
 """Returns a call as events show it, its times in nanoseconds; None when it was never created."""
@@ -158,7 +156,7 @@ class Participants:
             )
 
     def _is_recent(self, since: int) -> bool:
-        return self._clock() - since < REPEATED_WITHIN_S * 1e9
+        return self._clock() - since < REPEATED_WITHIN_NS
 
     async def _announce_departure(self, cid: str, departure: Departure) -> None:
         """Announce that somebody left, and the end of the session after the last one."""

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import calls, events, filters, http, permissions
+from relay.announcer import REPEATED_WITHIN_NS
 from relay.api import fields, views
 from relay.api.context import Caller, Context, check_same_user, no_such_call
 from relay.api.fields import Named
@@ -23,8 +24,6 @@ from relay.errors import BadInput
 from relay.users import Profile
 
 LONGEST_TEAM: Final = 128
-REPEATED_WITHIN_NS: Final = 60 * 10**9
-"""A creation or an end so recent is announced again, in case the first time could not."""
 
 _CALL_SORT: Final = (filters.Sort("created_at", ascending=False),)
 
@@ -308,16 +307,14 @@ async def delete(api: Context, request: Request, caller: Caller) -> Response:
     caller.check_may("end-call", call)
     seen = await views.view(api, [call], len(call.members))
     await api.joins.end(cid)  # while the call can still be shown
+    shown = {"call": seen.call(call)}
+    members = [member.user_id for member in call.members]
     await api.announcer.announce(
-        cid,
-        "call.deleted",
-        {"call": seen.call(call)},
-        members=[member.user_id for member in call.members],
-        event_id=f"deleted-{call.created_at}",
+        cid, "call.deleted", shown, members=members, event_id=f"deleted-{call.created_at}"
     )
     if await api.store.delete_call(cid) is None:
         raise no_such_call(cid)
-    return http.answer(request, {"call": seen.call(call)}, 201)
+    return http.answer(request, shown, 201)
 
 
 # -- finding ------------------------------------------------------------------------------------

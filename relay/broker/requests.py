@@ -58,9 +58,13 @@ class Request:
         self.link: Link | None = None
 
     @property
-    def is_given_up(self) -> bool:
-        """Whether whoever waited has gone, though Redis has got it and may have said nothing."""
-        return self.reply.cancelled() and self.sent_at is not None
+    def is_over(self) -> bool:
+        """Whether nothing is to be learnt from it any more.
+
+        One that whoever waited for it gave up after it was sent still shows, when its time has
+        come, whether the link is dead.
+        """
+        return self.reply.done() and not (self.reply.cancelled() and self.sent_at is not None)
 
     def fail(
         self, why: str, *, reason: str | None = None, retry_after: float | None = None
@@ -179,9 +183,7 @@ class Commands:
         return await self.request(*command, repeatable=repeatable)
 
     def _await_expiry(self, request: Request) -> None:
-        while self._waiting and self._waiting[0].reply.done():
-            if self._waiting[0].is_given_up:
-                break  # at its time it will show whether the link is dead
+        while self._waiting and self._waiting[0].is_over:
             self._waiting.popleft()
         self._waiting.append(request)
         if self._expiry is None:
@@ -195,7 +197,7 @@ class Commands:
         unanswered: dict[Link, float] = {}
         while self._waiting:
             request = self._waiting[0]
-            if not request.reply.done() or request.is_given_up:
+            if not request.is_over:
                 if request.deadline > now:
                     break
                 request.fail(f"Redis did not answer within {self._timeout_s:g} s")

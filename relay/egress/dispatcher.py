@@ -22,7 +22,7 @@ from relay.egress.partition import Partition, Receiver
 from relay.egress.sinks import Sink
 from relay.egress.timers import LoopTimers, Timers
 from relay.hooks import Hook
-from relay.tasks import Tasks
+from relay.tasks import Tasks, together
 
 __all__ = ["Dispatcher", "shares"]
 
@@ -200,7 +200,7 @@ class Dispatcher:
         # same, and at the same time: a round that waits for each in turn outlasts the leases.
         renewing = map(self._renew, [*self._partitions.values()])
         try:
-            await _all_of(*renewing, self._take_free(mine))
+            await together([*renewing, self._take_free(mine)])
         finally:
             await self._report()
 
@@ -210,7 +210,7 @@ class Dispatcher:
             return  # there never was a hook: there is nothing to deliver
         free = mine - self._partitions.keys() - self._leaving.keys()
         now_ms = self.timers.now_ms()
-        await _all_of(*(self._take(n) for n in free if self._rests.admits(n, now_ms)))
+        await together(self._take(n) for n in free if self._rests.admits(n, now_ms))
 
     async def _renew(self, partition: Partition) -> None:
         lease = await self.outbox.lease(partition.number, partition.lease.token)
@@ -326,10 +326,3 @@ def shares(nodes: Collection[str], partitions: int) -> dict[str, set[int]]:
 
 def _weight(number: int, node: str) -> bytes:
     return blake2b(b"%d:%b" % (number, node.encode()), digest_size=8).digest()
-
-
-async def _all_of(*steps: Awaitable[None]) -> None:
-    """Do all of it, whatever fails, and raise the first error then."""
-    for outcome in await asyncio.gather(*steps, return_exceptions=True):
-        if outcome is not None:
-            raise outcome

@@ -247,22 +247,26 @@ class Sockets:
         return connection_id
 
     async def publish(self, connection: Connection, event: Event, came: float) -> Publication:
-        """Publish an event that came over a socket at ``came``; a refusal is counted already.
-
-        Whether its user may is asked once: who watches a call may, and is put out when it is
-        blocked; the few others are remembered.
-        """
+        """Publish an event that came over a socket at ``came``; a refusal is counted already."""
         async with self.door.in_time(came):
-            try:
-                if not self._may_publish(connection, event.cid):
-                    await self._check_call(connection, event.cid)
-                    if len(connection.cleared) >= CLEARED_MOST:
-                        connection.cleared.clear()
-                    connection.cleared.add(event.cid)
-            except RelayError as error:
-                self.door.refused(error)
-                raise
+            if not self._may_publish(connection, event.cid):
+                await self._clear(connection, event.cid)
             return await self.door.publish(event)
+
+    async def _clear(self, connection: Connection, cid: str) -> None:
+        """Check that a socket may send to a call; a refusal is counted.
+
+        That is asked once: who watches a call may, and is put out when it is blocked; the few
+        others are remembered.
+        """
+        try:
+            await self._check_call(connection, cid)
+        except RelayError as error:
+            self.door.refused(error)
+            raise
+        if len(connection.cleared) >= CLEARED_MOST:
+            connection.cleared.clear()
+        connection.cleared.add(cid)
 
     def publish_now(self, connection: Connection, event: Event) -> Publication | None:
         """Publish as ``publish`` does, without waiting; None where something has to be waited for.

@@ -202,5 +202,4 @@ class IngestDoor:
 
 
 def _log_dropped(entry: InboxEntry, error: Refused) -> None:
-    facts: dict[str, Any] = {"reason": error.reason, "problem": error.message}
-    log.warning("ingest entry dropped", entry=entry.id, **facts)
+    log.warning("ingest entry dropped", entry=entry.id, reason=error.reason, problem=error.message)
