@@ -77,13 +77,14 @@ async def test_every_process_killed_in_turn_loses_nothing(ships: Fleet) -> None:
     ships.receiver.answers = [ships.answering(rng, failing=0.1)]
     await ships.set_hook(retry_schedule=(1,))
     workers = [await ships.work(), await ships.work()]
-    publishing = asyncio.create_task(ships.publish(2000))
     for _ in range(4):
         await workers[-1].says("working")
-        await ships.receiver.until(len(ships.receiver.requests) + 50)
+        goal = len(ships.receiver.requests) + 50
+        publishing = asyncio.create_task(ships.publish(500))
+        await ships.receiver.until(goal)
         await workers.pop(0).kill()
         workers.append(await ships.work())
-    await publishing
+        await publishing
     await ships.settled()
     await ships.balance()
 
