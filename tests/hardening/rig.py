@@ -72,14 +72,16 @@ class Storm:
         """Begin to send, or go on."""
         self._running = [sender.start() for sender in self.senders]
 
-    async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until ``condition`` is true; fails when a sender has, or after a while."""
+    async def until(
+        self, condition: Callable[[], bool], what: str, facts: Callable[[], object] = str
+    ) -> None:
+        """Wait until ``condition`` is true; fails when a sender has, or in vain, with ``facts``."""
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             for task in self._running:
                 if task.done():
                     task.result()
-            assert time.monotonic() < deadline, f"in vain: {what}"
+            assert time.monotonic() < deadline, f"in vain: {what} {facts()}".rstrip()
             await asyncio.sleep(0.01)
 
     async def accept(self, count: int, cids: Collection[str] = CALLS) -> None:
@@ -146,6 +148,10 @@ class Storm:
             await self.until(
                 lambda s=sender: self.owed(s) <= set(self.delivered(s.cid)),  # type: ignore[misc]
                 f"the hook gets what it is owed of {sender.cid}",
+                lambda s=sender: (  # type: ignore[misc]
+                    sorted(self.owed(s) - set(self.delivered(s.cid))),
+                    [rows(watcher, s.cid) for watcher in self.watchers],
+                ),
             )
 
     def delivered(self, cid: str) -> list[int]:
@@ -257,7 +263,19 @@ def rows(watcher: Client, cid: str) -> list[list[int]]:
             offset += 1
             assert frame["offset"] == offset, "a gap without a word"
             found[-1].append(frame["custom"]["n"])
-    return found
+    return found if cid != STREAMED else [found[0], *map(_since_followed, found[1:])]
+
+
+def _since_followed(row: list[int]) -> list[int]:
+    """Return what came since the stream's sender has followed the relays to a new primary.
+
+    The one that was replaced takes entries until then, and nobody else ever sees them. Before them
+    comes what the new one had in the stream already, though its events may be old ones.
+    """
+    jumps = [at for at in range(1, len(row)) if row[at] != row[at - 1] + 1]
+    assert len(jumps) <= 1, "missing entries that the primary had"
+    assert all(row[at] > row[at - 1] for at in jumps), "in the sender's order"
+    return row[jumps[0] :] if jumps else row
 
 
 def check_rows(found: list[list[int]]) -> None:
