@@ -218,6 +218,7 @@ async def test_one_who_returns_before_a_failover_is_noticed_gets_what_is_there_n
     broker.lose(3)  # 6 to 8, of another epoch
     assert (await hub.watch(john, CID, at(since))).recovered
     await asyncio.sleep(1)
+    assert jane.offsets[8:] == ["lost 5", 6, 7, 8], "told at once, though nothing new comes"
     broker.send()
     await asyncio.sleep(1)
     assert john.offsets == list(range(since + 1, 10))
