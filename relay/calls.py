@@ -30,6 +30,17 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     custom: dict[str, Any] = {}
 
 
+class MemberChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whom one request added, changed (some in their role) and removed; ``at`` as all times."""
+
+    id: str
+    at: int
+    added: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
 class Permissions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one user may do in a call beyond its role, or no longer."""
 
@@ -58,7 +69,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A call as the store keeps it; times in nanoseconds since 1970.
 
     ``members`` are in the order in which they came, each user once. ``settings`` holds only what
-    somebody overrode, ``permissions`` only users for whom something differs.
+    somebody overrode, ``permissions`` only users for whom something differs. ``member_changes`` are
+    the latest: by them the repeat of a request that was cut off knows what it has done.
     """
 
     cid: str
@@ -73,6 +85,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     custom: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     members: tuple[Member, ...] = ()
+    member_changes: tuple[MemberChange, ...] = ()
     blocked: tuple[str, ...] = ()
     permissions: dict[str, Permissions] = {}
 

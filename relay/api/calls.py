@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import calls, events, filters, http, permissions
-from relay.announcer import REPEATED_WITHIN_NS
 from relay.api import fields, views
 from relay.api.context import Caller, Context, check_same_user, no_such_call
 from relay.api.fields import Named
@@ -78,7 +77,7 @@ async def ensure(
     else:
         call, created = known, False
     caller.check_may("read-call", call)
-    if created or (call.created_by == wanted.created_by and _is_recent(api, call.created_at)):
+    if created or (call.created_by == wanted.created_by and api.is_recent(call.created_at)):
         seen = await views.view(api, [call], len(call.members))
         await api.announcer.announce(
             cid,
@@ -89,11 +88,6 @@ async def ensure(
         )
     await _call_out(api, rings, caller, call)
     return call, created
-
-
-def _is_recent(api: Context, at_ns: int) -> bool:
-    """Whether a request for what was done then may be a repeat, its announcement cut off."""
-    return api.clock() - at_ns < REPEATED_WITHIN_NS
 
 
 def _described(
@@ -278,7 +272,7 @@ async def end(api: Context, request: Request, caller: Caller) -> Response:
     if done is None:
         raise no_such_call(cid)
     ended_at = done.after.ended_at or now_ns
-    if done.after is not done.before or _is_recent(api, ended_at):
+    if done.after is not done.before or api.is_recent(ended_at):
         await _announce_end(api, caller, done.after, f"ended-{ended_at}")
         await api.joins.end(cid)
     return http.answer(request, {}, 201)

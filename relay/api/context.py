@@ -15,6 +15,7 @@ import msgspec
 from starlette.requests import Request
 
 from relay import events, http, permissions, tokens, wire
+from relay.announcer import REPEATED_WITHIN_NS
 from relay.api.limits import Meter
 from relay.broker import Store
 from relay.calls import Call, Session
@@ -252,6 +253,10 @@ class Context:
             return caller.user
         assert caller.user_id is not None, "a server is no user"
         return await self.store.save_user(caller.user_id, Profile(), self.clock())
+
+    def is_recent(self, at_ns: int) -> bool:
+        """Tell whether a request for what was done then may repeat one that was cut off."""
+        return self.clock() - at_ns < REPEATED_WITHIN_NS
 
     # -- what is asked ----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,13 +14,16 @@ from relay import events, filters, http, permissions
 from relay.api import fields, views
 from relay.api.context import Caller, Context, no_such_call
 from relay.api.fields import Named
-from relay.calls import MEMBERS_MOST, Call, Member
+from relay.broker import Change
+from relay.calls import MEMBERS_MOST, Call, Member, MemberChange
 from relay.errors import BadInput
 from relay.events import check_cid, check_user_id
 from relay.users import Profile
 
 AT_ONCE: Final = 100
 """Members that one request may add, change or remove."""
+CHANGES_KNOWN: Final = 4
+"""Changes that a call remembers, for requests that are repeated."""
 
 _SORT: Final = (filters.Sort("created_at", ascending=True),)
 
@@ -79,12 +83,15 @@ def _merged(member: Member | None, wish: _Wish, now_ns: int) -> Member:
     return msgspec.structs.replace(member, role=role, custom=custom, updated_at=now_ns)
 
 
-def with_members(call: Call, wishes: Sequence[_Wish], removed: Sequence[str], now_ns: int) -> Call:
+def with_members(
+    call: Call, wishes: Sequence[_Wish], removed: Sequence[str], now_ns: int, change_id: str
+) -> Call:
     """Return the call with members added, changed and removed; raises ``BadInput`` over the bound.
 
     The same object comes back when nothing changes.
     """
-    members = {member.user_id: member for member in call.members}
+    before = {member.user_id: member for member in call.members}
+    members = dict(before)
     for user_id in removed:
         members.pop(user_id, None)
     for wish in wishes:
@@ -96,11 +103,29 @@ def with_members(call: Call, wishes: Sequence[_Wish], removed: Sequence[str], no
         )
     if tuple(members.values()) == call.members:
         return call
-    return msgspec.structs.replace(call, members=tuple(members.values()), updated_at=now_ns)
+    updated = [user_id for user_id, m in members.items() if m != before.get(user_id, m)]
+    change = MemberChange(
+        id=change_id,
+        at=now_ns,
+        added=tuple(user_id for user_id in members if user_id not in before),
+        updated=tuple(updated),
+        promoted=tuple(each for each in updated if members[each].role != before[each].role),
+        removed=tuple(user_id for user_id in before if user_id not in members),
+    )
+    return msgspec.structs.replace(
+        call,
+        members=tuple(members.values()),
+        member_changes=(*call.member_changes, change)[-CHANGES_KNOWN:],
+        updated_at=now_ns,
+    )
 
 
 async def update(api: Context, request: Request, caller: Caller) -> Response:
-    """Answer ``POST …/members``: what nobody is changed by is announced to nobody."""
+    """Answer ``POST …/members``: what nobody is changed by is announced to nobody.
+
+    A repeat changes nobody either: what it did when it came first is announced under the same ids,
+    since that may have been cut off.
+    """
     cid = api.cid(request, caller)
     body = await api.body(request)
     wishes = _read_wishes(body, "update_members", "", api.custom_limit)
@@ -110,13 +135,14 @@ async def update(api: Context, request: Request, caller: Caller) -> Response:
     call = await api.call(cid)
     _check_may(caller, call, wishes, removed)
     await views.gather_users(api, [Named(wish.user_id, Profile()) for wish in wishes])
-    now_ns = api.clock()
+    now_ns, change_id = api.clock(), secrets.token_urlsafe(12)
     change = await api.store.change_call(
-        cid, lambda call: with_members(call, wishes, removed, now_ns)
+        cid, lambda call: with_members(call, wishes, removed, now_ns, change_id)
     )
     if change is None:
         raise no_such_call(cid)
-    await _announce(api, change.before, change.after)
+    if (done := _done(api, change, {wish.user_id for wish in wishes}, removed)) is not None:
+        await _announce(api, change.after, done)
     touched = [m for wish in wishes if (m := change.after.member(wish.user_id)) is not None]
     users = await api.store.users([member.user_id for member in touched])
     return http.answer(request, {"members": views.View(users, {}).members(touched)}, 201)
@@ -131,35 +157,43 @@ def _check_may(caller: Caller, call: Call, wishes: Sequence[_Wish], removed: Seq
         caller.check_may("remove-call-member", call)
 
 
-async def _announce(api: Context, before: Call, after: Call) -> None:
+def _done(
+    api: Context, change: Change, wished: set[str], removed: Sequence[str]
+) -> MemberChange | None:
+    """Return what a request did, now or, if it changed nothing now, when it came before."""
+    if change.after is not change.before:
+        return change.after.member_changes[-1]
+    for known in reversed(change.after.member_changes):
+        is_its = wished.issuperset((*known.added, *known.updated))
+        if is_its and set(removed).issuperset(known.removed) and api.is_recent(known.at):
+            return known
+    return None
+
+
+async def _announce(api: Context, call: Call, change: MemberChange) -> None:
     """Tell the members, those who were and those who are, what has changed among them."""
-    if before.members == after.members:
-        return
-    old = {member.user_id: member for member in before.members}
-    new = {member.user_id: member for member in after.members}
-    added = [member for user_id, member in new.items() if user_id not in old]
-    updated = [m for user_id, m in new.items() if user_id in old and m != old[user_id]]
-    removed = [user_id for user_id in old if user_id not in new]
-    seen = await views.view(api, [after], len(after.members))
-    shown = seen.call(after)
-    told = [*new, *removed]
+    seen = await views.view(api, [call], len(call.members))
+    shown = seen.call(call)
+    members = {member.user_id: member for member in call.members}
+    told = [*members, *change.removed]
 
-    async def tell(kind: str, who: list[Any], **more: Any) -> None:
-        content = {"call": shown, "members": who, **more}
-        await api.announcer.announce(after.cid, kind, content, members=told)
+    def listed(user_ids: Sequence[str]) -> list[dict[str, Any]]:
+        return seen.members([members[user_id] for user_id in user_ids])
 
-    if added:
-        await tell("call.member_added", seen.members(added))
-    if updated:
-        await tell("call.member_updated", seen.members(updated))
-    if promoted := [m for m in updated if m.role != old[m.user_id].role]:
-        await tell(
-            "call.member_updated_permission",
-            seen.members(promoted),
-            capabilities_by_role=permissions.by_role(after),
-        )
-    if removed:
-        await tell("call.member_removed", removed)
+    async def tell(kind: str, who: Sequence[Any], **more: Any) -> None:
+        if who:
+            content = {"call": shown, "members": who, **more}
+            event_id = f"{change.id}-{kind}"
+            await api.announcer.announce(call.cid, kind, content, members=told, event_id=event_id)
+
+    await tell("call.member_added", listed(change.added))
+    await tell("call.member_updated", listed(change.updated))
+    await tell(
+        "call.member_updated_permission",
+        listed(change.promoted),
+        capabilities_by_role=permissions.by_role(call),
+    )
+    await tell("call.member_removed", change.removed)
 
 
 async def query(api: Context, request: Request, caller: Caller) -> Response:

@@ -67,6 +67,41 @@ async def test_a_member_is_removed_and_hears_of_it_too(call: Edges) -> None:
     assert call.announcer.members[-1] == ("call.member_removed", ["jane", "jim"])
 
 
+async def test_a_change_that_could_not_be_announced_is_announced_by_its_repeat(
+    call: Edges,
+) -> None:
+    wishes = {
+        "update_members": [{"user_id": "jane", "role": "host"}, {"user_id": "jim"}],
+        "remove_members": ["joe"],
+    }
+    await change(call, {"update_members": [{"user_id": "joe"}]})
+    call.broker.away = True
+    await change(call, wishes, status=503)
+    call.broker.away = False
+    await change(call, wishes)
+    kinds = ["added", "updated", "updated_permission", "removed"]
+    assert (await call.kinds())[2:] == [f"call.member_{kind}" for kind in kinds]
+    assert call.announcer.members[-1] == ("call.member_removed", ["jane", "jim", "joe"])
+    await change(call, wishes)
+    await change(call, {"remove_members": ["joe"]})
+    assert len(await call.kinds()) == 6, "announced once"
+
+
+async def test_an_old_change_is_not_announced_again(call: Edges) -> None:
+    """The ids of what was announced are forgotten at some time."""
+    await change(call, {"remove_members": ["jane"]})
+    call.clock.forward(61)
+    call.broker.away = True
+    await change(call, {"remove_members": ["jane"]})
+
+
+async def test_what_another_request_changed_is_not_announced_by_this_one(call: Edges) -> None:
+    call.broker.away = True
+    await change(call, {"update_members": [{"user_id": "jim"}, {"user_id": "joe"}]}, status=503)
+    await change(call, {"update_members": [{"user_id": "jim"}]})
+    await change(call, {"remove_members": ["max"]})
+
+
 async def test_the_last_word_on_a_member_counts(call: Edges) -> None:
     wishes = [{"user_id": "jim", "role": "host"}, {"user_id": "jim", "role": "speaker"}]
     [jim] = (await change(call, {"update_members": wishes}))["members"]
