@@ -16,6 +16,7 @@ from relay.api.context import Caller, Context
 from relay.api.fields import Named
 from relay.errors import BadInput, NotAllowed, NotFound
 from relay.events import check_user_id
+from relay.tasks import together
 from relay.users import Profile, User
 
 GUEST_LIFE_S: Final = 24 * 3600
@@ -40,8 +41,7 @@ async def upsert(api: Context, request: Request, caller: Caller) -> Response:
     wanted = [_described(key, value) for key, value in described.items()]
     before = await api.store.users([named.user_id for named in wanted])
     saved = await views.gather_users(api, wanted)
-    for user in saved.values():
-        await _announce(api, before.get(user.id), user)
+    await together(_spread(api, before.get(user.id), user) for user in saved.values())
     content = {
         "users": {user_id: users.full(user) for user_id, user in saved.items()},
         "membership_deletion_task_id": "",
@@ -59,11 +59,14 @@ def _described(key: str, value: object) -> Named:
     return named
 
 
-async def _announce(api: Context, before: User | None, now: User) -> None:
-    """Tell a user's own sockets that it has changed."""
-    if before is not None and before is not now and before != now:
-        shown = users.response(now)
-        await api.announcer.tell([now.id], "user.updated", {"user": shown, "custom": now.custom})
+async def _spread(api: Context, before: User | None, now: User) -> None:
+    """Tell a user's sockets that it has changed, and close those whose tokens are worthless now."""
+    if before is None or before == now:
+        return
+    shown = users.response(now)
+    await api.announcer.tell([now.id], "user.updated", {"user": shown, "custom": now.custom})
+    if now.revoked_before > before.revoked_before:
+        await api.watches.revoke(now.id, now.revoked_before / 1e9)
 
 
 # -- partial updates ----------------------------------------------------------------------------
@@ -94,11 +97,7 @@ async def patch(api: Context, request: Request, caller: Caller) -> Response:
     saved = await views.gather_users(
         api, [Named(one.user_id, profile) for one, profile in zip(patches, profiles, strict=True)]
     )
-    for user in saved.values():
-        before = known[user.id]
-        await _announce(api, before, user)
-        if user.revoked_before > before.revoked_before:
-            await api.watches.revoke(user.id, user.revoked_before / 1e9)
+    await together(_spread(api, known[user.id], user) for user in saved.values())
     content = {
         "users": {user_id: users.full(user) for user_id, user in saved.items()},
         "membership_deletion_task_id": "",

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -37,6 +39,32 @@ async def test_a_server_describes_users(relay: Edges) -> None:
         {"a": 1},
         NOW_NS,
     )
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_users_hear_side_by_side_that_they_have_changed(
+    relay: Edges, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose sockets are slow to be found keeps nobody else waiting."""
+    ids = ("jane", "john", "max")
+    await relay.post(UPSERT, {"users": {id_: {"id": id_} for id_ in ids[:2]}}, headers=token())
+    both, told = asyncio.Barrier(2), []
+
+    async def tell(user_ids: Collection[str], kind: str, fields: Mapping[str, Any]) -> None:
+        await both.wait()
+        told.append((kind, *user_ids, fields["user"]["name"]))
+
+    monkeypatch.setattr(relay.announcer, "tell", tell)
+    if method == "POST":
+        body: Any = {"users": {id_: {"id": id_, "name": "New"} for id_ in ids}}
+    else:
+        body = {"users": [{"id": id_, "set": {"name": "New"}} for id_ in ids[:2]]}
+    async with asyncio.timeout(5):
+        response = await relay.client.request(
+            method, UPSERT, json=body, params={"api_key": "key"}, headers=token()
+        )
+    assert response.is_success
+    assert sorted(told) == [("user.updated", "jane", "New"), ("user.updated", "john", "New")]
 
 
 async def test_nobody_is_written_when_one_is_wrong(relay: Edges) -> None:
