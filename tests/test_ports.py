@@ -66,6 +66,7 @@ async def test_nobody_is_lost_when_one_of_two_leaves() -> None:
 
 async def test_a_queue_is_emptied_where_there_is_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_SO_ATTACH_FILTER", 9999)
+    monkeypatch.setattr(ports, "ON_THE_WAY_S", 60.0)
     loop = asyncio.get_running_loop()
     listener = ports.listen("127.0.0.1", 0, shared=True)
     number = listener.getsockname()[1]
@@ -74,7 +75,7 @@ async def test_a_queue_is_emptied_where_there_is_no_filter(monkeypatch: pytest.M
     began = time.monotonic()
     await ports.emptied(listener)
     server.close()
-    assert time.monotonic() - began < ports.ON_THE_WAY_S
+    assert time.monotonic() - began < 30, "it waited for nobody"
     async with asyncio.timeout(10):
         assert set(await asyncio.gather(*map(greeting, waiting))) == {b"l"}
 

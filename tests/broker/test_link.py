@@ -145,7 +145,7 @@ async def test_waiting_ends_in_time_and_the_silent_connection_is_given_up() -> N
         started = loop.time()
         with pytest.raises(Unavailable, match=r"did not answer within 0\.1 s"):
             await link.request("ECHO", "a")
-        assert loop.time() - started < 1.0
+        assert loop.time() - started < 5
         fake.answer = echo
         await until(lambda: len(fake.writers) == 2 and link.is_connected, "another connection")
         assert await link.request("ECHO", "b") == b"b"
@@ -302,7 +302,7 @@ async def test_what_waits_for_replicas_is_sent_again_first() -> None:
 
 
 async def test_a_redis_that_has_been_away_for_long_is_tried_once_for_each_request() -> None:
-    async with linked(echo, timeout_s=0.5) as (link, fake):
+    async with linked(echo, timeout_s=2.0) as (link, fake):
         fake.refuse()
         fake.writers[0].transport.abort()
         [waiting] = ask(link, "a")
@@ -312,7 +312,7 @@ async def test_a_redis_that_has_been_away_for_long_is_tried_once_for_each_reques
         started = loop.time()
         with pytest.raises(Unavailable, match="Redis is away") as away:
             await link.request("ECHO", "b")
-        assert loop.time() - started < 0.4
+        assert loop.time() - started < 1.5
         assert away.value.retry_after == 1
         fake.accept()
         assert await link.request("ECHO", "c") == b"c"

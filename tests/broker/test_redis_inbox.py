@@ -80,14 +80,14 @@ async def test_at_most_a_hundred_come_at_once(
 async def test_taking_waits_for_the_first_entry(
     rig: RedisRig, write: Write, closing_inboxes: AsyncExitStack
 ) -> None:
-    box = await inbox(rig, closing_inboxes, wait_s=5.0)
+    box = await inbox(rig, closing_inboxes, wait_s=20.0)
     started = time.monotonic()
     taking = asyncio.create_task(box.take())
     # Others use the broker's connection meanwhile.
     await until(lambda: box._reading.is_connected, "it waits")
     name = write(event="1")
     assert [entry.id for entry in await taking] == [name]
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < 15
 
 
 async def test_one_process_at_a_time_reads(

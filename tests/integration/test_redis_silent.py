@@ -21,9 +21,9 @@ from tests.relay_client import Client, Refused, connected
 pytestmark = pytest.mark.anyio
 
 CID: Final = "default:silent"
-TIMEOUT_S: Final = 1.0
+TIMEOUT_S: Final = 2.0
 """RELAY_PUBLISH_TIMEOUT of the relay."""
-BUSY_S: Final = 1.5
+BUSY_S: Final = 3.0
 """What a busy machine may add: less than what the steps of a slow Redis take one by one."""
 SENDS: Final = 5
 """Commands of the socket that wait for one another."""
