@@ -240,6 +240,18 @@ class Cluster:
         self.run(server, "CLUSTER", "FAILOVER", *how)
         until(lambda: self.owner(key) is server, "another primary")
 
+    def until_joined(self) -> None:
+        """Return once all others are replicas of the primaries, and have what those have."""
+        until(self._is_joined, "replicas")
+
+    def _is_joined(self) -> bool:
+        replicas = [server for server in self.servers if not self._is_primary(server)]
+        is_parted = len(self.servers) - len(replicas) == self._primaries
+        return is_parted and all(_is_linked(replica) for replica in replicas)
+
+    def _is_primary(self, server: RedisServer) -> bool:
+        return bool(self.run(server, "INFO", "replication")["role"] == "master")
+
     # -- starting ---------------------------------------------------------------------------------
 
     def __enter__(self) -> Cluster:
@@ -288,11 +300,7 @@ class Cluster:
                 return False
             if "cluster_state:ok" not in self.run(server, "CLUSTER", "INFO"):
                 return False
-        return all(self._follows(replica) for replica in replicas)
-
-    def _follows(self, server: RedisServer) -> bool:
-        with server.client() as client:
-            return client.info("replication").get("master_link_status") == "up"
+        return all(_is_linked(replica) for replica in replicas)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -145,8 +145,9 @@ class Connection(asyncio.Protocol):
     def _hear_the_end(self) -> None:
         while self._unread:  # TLS tells of the end while we pause
             self._read_on()
-        self._protocol.receive_eof()
-        self._pass_on()
+        if not self._transport.is_closing():  # else it was cut off, and may be gone by now
+            self._protocol.receive_eof()
+            self._pass_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""

@@ -104,6 +104,20 @@ async def test_all_that_a_peer_said_before_it_left_counts(make_gateway: MakeGate
     assert peer.transport.closing
 
 
+async def test_a_peer_that_is_gone_before_its_end_had_its_turn_is_not_heard(
+    make_gateway: MakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = make_gateway(pace=Pace(Clock(1.0)))
+    peers = [await Peer(gateway).log_in() for _ in range(3)]
+    await turns(10)
+    for peer in peers:
+        peer.connection.eof_received()
+    peers[2].connection.abort("slow")
+    await turns(10)
+    assert len(gateway.sockets.pace) == 0
+    assert "failed" not in capsys.readouterr().out
+
+
 async def test_who_leave_at_once_are_let_go_in_turn(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(pace=Pace(Clock(1.0)))
     peers = [Peer(gateway).connect() for _ in range(5)]

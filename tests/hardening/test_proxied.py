@@ -65,6 +65,7 @@ async def test_a_primary_that_nobody_reaches_is_replaced_and_comes_back_late() -
             await work.accept(20)
             await until_left(old, work)
             assert await primary_of(redis) is not old
+            await anyio.to_thread.run_sync(redis.until_joined)
         await work.until_ready(200)
     work.check(losses=True)
 
@@ -128,6 +129,7 @@ async def test_a_shard_that_is_a_black_hole_is_taken_over_and_comes_back_late() 
             await work.accept(10)
             proxies[dark].release()
             await work.accept(10)
+            await anyio.to_thread.run_sync(redis.until_joined)
         await work.until_ready(200)
     work.check(losses=True)
 

@@ -301,5 +301,6 @@ async def test_a_shard_hands_over_to_its_replica() -> None:
                 key = await anyio.to_thread.run_sync(meta_key, redis, CALLS[0])
                 await anyio.to_thread.run_sync(redis.failover, key)
                 await work.accept(20, ALL_CALLS)
+                await anyio.to_thread.run_sync(redis.until_joined)
             await work.until_ready(200)
         work.check()
