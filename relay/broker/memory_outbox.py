@@ -35,7 +35,7 @@ from relay.broker import (
     Waiting,
 )
 from relay.broker.outbox import ALL_TYPES
-from relay.broker.rules import ENTRY_BYTES, replayed
+from relay.broker.rules import ENTRY_BYTES, replayed, waiting_size
 from relay.events import Event, Position
 from relay.hooks import Hooks
 
@@ -67,6 +67,7 @@ class MemoryOutbox:
         self._settled: dict[str, int] = {}
         self._tried: dict[Key, Tried | None] = {}
         self._waiting: dict[str, Waiting] = {}
+        self._waiting_bytes = 0
         self._due: list[tuple[int, str]] = []  # when each of them is due, and its id; in order
         self._dead: OrderedDict[str, DeadLetter] = OrderedDict()
         self._dead_bytes = 0
@@ -155,7 +156,7 @@ class MemoryOutbox:
             self._token = str(next(self._leases))
         return Lease(
             partition, self._token, self._hooks.version, self._top, len(self._entries),
-            len(self._waiting), self._shed_count,
+            len(self._waiting), self._shed_count, self._dead_bound - self._waiting_bytes,
         )  # fmt: skip
 
     async def inform(self, lease: Lease, hooks: HookList) -> None:
@@ -196,10 +197,12 @@ class MemoryOutbox:
     def _let_wait(self, waiting: Waiting) -> None:
         self._wait_no_more(waiting.id)
         self._waiting[waiting.id] = waiting
+        self._waiting_bytes += waiting_size(waiting)
         insort(self._due, (waiting.due_ms, waiting.id))
 
     def _wait_no_more(self, waiting_id: str) -> None:
         if (waiting := self._waiting.pop(waiting_id, None)) is not None:
+            self._waiting_bytes -= waiting_size(waiting)
             del self._due[bisect_left(self._due, (waiting.due_ms, waiting_id))]
 
     async def record(self, lease: Lease, changes: Changes) -> None:

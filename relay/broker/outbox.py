@@ -12,8 +12,9 @@ was done and tried. An attempt is recorded before it is made, so one without an 
 
 Bounds: a partition holds ``Limits.outbox_bytes``; beyond, the publish step makes its oldest entries
 dead letters without body. It holds ``Limits.dead_letter_bytes`` of dead letters; beyond, the oldest
-of those are dropped and counted. Publishing never stops for a hook. Everything but publishing works
-while Redis is out of memory, so that a full outbox drains.
+of those are dropped and counted. As much may wait for later attempts: the leaseholder looks at
+``Lease.waiting_room``, and what is replayed comes on top. Publishing never stops for a hook.
+Everything but publishing works while Redis is out of memory, so that a full outbox drains.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ class Reason(StrEnum):
     """The relay died in it too often."""
     HOOK_BOUND = "hook_bound"
     """More waited for the hook than may: the oldest went, without body."""
+    WAITING_BOUND = "waiting_bound"
+    """More waited for a later attempt than may: there was no room for this one."""
     OUTBOX_BOUND = "outbox_bound"
     """More waited in the partition than may: the oldest went, without body, for every hook that
     had not got it (``hook_id`` is empty)."""
@@ -180,7 +183,8 @@ class Lease(msgspec.Struct, frozen=True):
 
     ``hooks_version`` is what the publish step knows there, ``top`` the last entry's number,
     ``length`` how many entries lie there, ``waiting`` how many deliveries wait, ``shed`` how many
-    entries have become dead letters because the outbox was full.
+    entries have become dead letters because the outbox was full, ``waiting_room`` how many bytes
+    more may wait.
     """
 
     partition: int
@@ -190,6 +194,7 @@ class Lease(msgspec.Struct, frozen=True):
     length: int = 0
     waiting: int = 0
     shed: int = 0
+    waiting_room: int = 0
 
 
 class Key(NamedTuple):

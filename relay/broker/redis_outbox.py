@@ -95,7 +95,7 @@ class RedisOutbox:
 
     async def lease(self, partition: int, token: str = "") -> Lease | None:
         """Take a partition, or renew the lease of ``token``; None while another process has it."""
-        held, version, top, shed, length, waiting = await self._lease(
+        held, version, top, shed, length, waiting, waiting_bytes = await self._lease(
             partition, self._lease_ms, token
         )
         if not held:
@@ -103,7 +103,10 @@ class RedisOutbox:
             return None
         if held.decode() != token:
             await self._wakes.subscribe(str(partition))
-        return Lease(partition, held.decode(), int(version), int(top), length, waiting, int(shed))
+        return Lease(
+            partition, held.decode(), int(version), int(top), length, waiting, int(shed),
+            self._dead_bytes - int(waiting_bytes),
+        )  # fmt: skip
 
     async def inform(self, lease: Lease, hooks: HookList) -> None:
         """Let the publish step of a partition know of hooks that it has not been told of."""

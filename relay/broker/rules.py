@@ -88,6 +88,11 @@ def life_of_user_s(user: User) -> int:
     return GUEST_LIFE_S if user.role == GUEST else 0
 
 
+def waiting_size(waiting: Waiting) -> int:
+    """Return what a waiting delivery counts where its bytes are not at hand."""
+    return len(waiting.body) + ENTRY_BYTES
+
+
 def replayed(letter: DeadLetter) -> Waiting | None:
     """Return what a dead letter becomes when it is replayed; None when its body is gone.
 

@@ -247,12 +247,12 @@ def _memory(facts: dict[str, Any]) -> Iterator[Finding]:
 
 def _room(limits: list[int], chosen: Settings) -> Iterator[Finding]:
     """Compare what may be owed to hooks with the servers' limits, in bytes; 0 is no limit."""
-    bounds = chosen.outbox_bytes + chosen.dead_letter_bytes
+    bounds = chosen.outbox_bytes + 2 * chosen.dead_letter_bytes
     if all(limits) and PARTITIONS * bounds > sum(limits):
         yield Finding(
             "warn",
             f"maxmemory is {sum(limits) >> 20} MiB, but hooks that are away may be owed "
-            f"{PARTITIONS * bounds >> 20} MiB, {PARTITIONS} times RELAY_OUTBOX_BYTES + "
+            f"{PARTITIONS * bounds >> 20} MiB, {PARTITIONS} times RELAY_OUTBOX_BYTES + 2 times "
             "RELAY_DEAD_LETTER_BYTES: lower these, or Redis may fill up and take no events",
         )
 

@@ -265,8 +265,8 @@ class Lane:
         waiting = job.postponed(self.hook, self._timers.now_ms(), self._rng, retry_after_s)
         if waiting is None:
             self._bury(job, Reason.EXHAUSTED)
-        else:
-            job.partition.postpone(job, waiting)
+        elif not job.partition.postpone(job, waiting):
+            self._bury(job, Reason.WAITING_BOUND)
 
     def _bury(self, job: Job, reason: Reason) -> None:
         job.partition.bury(job, reason)

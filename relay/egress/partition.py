@@ -228,6 +228,7 @@ class Partition:
             metrics.DEAD_LETTERS.labels("", Reason.OUTBOX_BOUND.value).inc(shed)
             log.warning("the outbox is full: its oldest go", partition=self.number, entries=shed)
         self.lease = lease
+        self._shelf.room = lease.waiting_room
         if not self._tracks and self._is_opened:
             self._front = lease.top  # nobody is owed anything
             self._dirty()
@@ -420,10 +421,13 @@ class Partition:
                 self._ledger.forget(job.key)
         self._dirty()
 
-    def postpone(self, job: Job, waiting: Waiting) -> None:
-        """Record that a delivery waits for a later attempt."""
+    def postpone(self, job: Job, waiting: Waiting) -> bool:
+        """Record that a delivery waits for a later attempt; False when there is no room for it."""
+        if not self._shelf.has_room(job, waiting):
+            return False
         self.finish(job)
         self._shelf.add(waiting)
+        return True
 
     def bury(self, job: Job, reason: Reason) -> None:
         """Record that a delivery is given up."""

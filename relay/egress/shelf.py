@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay import metrics
 from relay.broker import LeaseLost, Mark, Unavailable, Waiting
+from relay.broker.rules import waiting_size
 from relay.egress.jobs import Job
 from relay.egress.ledger import Ledger
 from relay.egress.timers import Handle
@@ -29,12 +30,17 @@ LOOK_GAP_S: Final = 0.25
 
 
 class Shelf:
-    """The waiting deliveries of a partition; ``taken`` has those in the hands of this process."""
+    """The waiting deliveries of a partition.
+
+    ``taken`` has those in the hands of this process, ``room`` is how many bytes more may wait, as
+    the last renewal of the lease told; what has gone since comes on top at the next one.
+    """
 
     def __init__(
         self, partition: Partition, around: Surroundings, ledger: Ledger, tasks: Tasks
     ) -> None:
         self.taken: dict[str, Job] = {}
+        self.room = partition.lease.waiting_room
         self._partition = partition
         self._around = around
         self._ledger = ledger
@@ -137,8 +143,13 @@ class Shelf:
 
     # -- what becomes of them -------------------------------------------------------------------
 
+    def has_room(self, job: Job, waiting: Waiting) -> bool:
+        """Tell whether a delivery may wait; one that comes from here may go back."""
+        return job.waiting is not None or waiting_size(waiting) <= self.room
+
     def add(self, waiting: Waiting) -> None:
         """Record that a delivery waits, and look when it is due."""
+        self.room -= waiting_size(waiting)
         self._ledger.wait(waiting)
         self._await_due(waiting.due_ms)
 

@@ -178,7 +178,7 @@ def test_eviction_and_a_missing_log_are_warnings(
 def test_hooks_that_may_be_owed_more_than_redis_holds_are_a_warning(
     relay: Relay, redis_url: str, client: redis.Redis
 ) -> None:
-    bounds = {"RELAY_OUTBOX_BYTES": str(3 << 20), "RELAY_DEAD_LETTER_BYTES": str(1 << 20)}
+    bounds = {"RELAY_OUTBOX_BYTES": str(2 << 20), "RELAY_DEAD_LETTER_BYTES": str(1 << 20)}
     for limit, is_short in ((0, False), (1024 << 20, False), (1023 << 20, True)):
         client.config_set("maxmemory", limit)
         answer = relay("check", RELAY_REDIS_URL=redis_url, **GOOD | bounds)

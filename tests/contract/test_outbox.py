@@ -302,7 +302,7 @@ def test_changes_that_say_nothing_are_false() -> None:
 # -- waiting ----------------------------------------------------------------------------------
 
 
-def waiting(name: str, due_ms: int) -> Waiting:
+def waiting(name: str, due_ms: int, body: str = '{"a":"é"}') -> Waiting:
     return Waiting(
         id=name,
         due_ms=due_ms,
@@ -312,7 +312,7 @@ def waiting(name: str, due_ms: int) -> Waiting:
         event_id="e",
         epoch="k",
         offset=5,
-        body='{"a":"é"}',
+        body=body,
         tried=TRIED,
     )
 
@@ -333,6 +333,29 @@ async def test_waiting_deliveries_come_when_they_are_due(bench: Bench) -> None:
     assert await bench.outbox.due(lease, NOW + 50, 10) == ([], NOW + 60)
     assert await bench.outbox.due(lease, NOW + 60, 10) == ([moved.mark], None)
     assert await bench.outbox.waiting(lease, ["soon", "late", "x"]) == [moved]
+
+
+async def test_what_waits_takes_room_until_it_is_over(rig: Rig) -> None:
+    bench = await Bench(rig, await rig.broker(Limits(dead_letter_bytes=10_000))).open()
+    lease = await bench.lease()
+
+    async def room(**changes: Any) -> int:
+        if changes:
+            await bench.outbox.record(lease, Changes(**changes))
+        return (await bench.lease(token=lease.token)).waiting_room
+
+    assert lease.waiting_room == 10_000
+    one, two = waiting("one", NOW, body="x" * 3000), waiting("two", NOW, body="x" * 500)
+    left = await room(waiting={"one": one})
+    assert 6000 < left < 7000
+    assert await room(waiting={"one": one}) == left, "recorded again it counts once"
+    assert 5000 < await room(waiting={"two": two}) < left - 500
+    assert await room(ended={two.mark, Mark("unknown", "one")}) == left
+    assert await room(ended={one.mark}) == 10_000
+    assert await room(dead={"a": letter("a", body="x" * 1000)}) == 10_000
+    assert (await bench.outbox.replay(["a"])).replayed == 1
+    assert 8000 < await room() < 9000
+    assert await room(ended={Mark("a", "one")}) == 10_000
 
 
 # -- dead letters -----------------------------------------------------------------------------

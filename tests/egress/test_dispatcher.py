@@ -648,6 +648,29 @@ async def test_many_slow_hooks_leave_room_for_a_fast_one(rig: Works) -> None:
     assert await rig.left() == 0
 
 
+async def test_what_finds_no_room_to_wait_in_is_given_up_with_its_event() -> None:
+    """What waits already keeps its place, however often it is tried."""
+    async with works(Limits(dead_letter_bytes=5000)) as rig:
+        rig.sink.answer = lambda _hook, d: NO if content(d.body) % 2 else OK
+        await rig.start(hook(retry_schedule=(60, 60)))
+        await rig.publish(*range(40))
+        waiting = set(rig.outbox._waiting)
+        letters = await rig.dead()
+        assert 10 <= len(waiting) < 20
+        assert len(waiting) + len(letters) == 20
+        assert {letter.reason for letter in letters} == {Reason.WAITING_BOUND}
+        kept = [await rig.outbox.dead_letter(letter.id) for letter in letters]
+        assert all(letter is not None and letter.body for letter in kept)
+        await rig.timers.advance(80)
+        assert set(rig.outbox._waiting) == waiting
+        rig.sink.answer = lambda _hook, _delivery: OK
+        await rig.timers.advance(80)
+        assert (rig.outbox._waiting, await rig.dead()) == ({}, letters)
+        rig.sink.answer = lambda _hook, _delivery: NO
+        await rig.publish(43)
+        assert len(rig.outbox._waiting) == 1, "there is room again"
+
+
 async def test_what_the_outbox_shed_is_not_waited_for() -> None:
     async with works(Limits(outbox_bytes=5000)) as rig:
         rig.sink.answer = gate = Gate()

@@ -66,6 +66,22 @@ local function published_ms(id)
   return tonumber(string.match(id, '-(%d+)$'))
 end
 
+-- Let a delivery wait until it is due, or no longer. The count of their bytes lies in the state.
+local function wait_until(state, waiting, waiting_at, member, due, text)
+  local id = string.match(member, '^[^|]*')
+  redis.call('HINCRBY', state, 'waiting', #text - redis.call('HSTRLEN', waiting, id))
+  redis.call('HSET', waiting, id, text)
+  redis.call('ZADD', waiting_at, due, member)
+end
+
+local function wait_no_more(state, waiting, waiting_at, member)
+  local id = string.match(member, '^[^|]*')
+  local size = redis.call('HSTRLEN', waiting, id)
+  redis.call('HINCRBY', state, 'waiting', 0 - size)  -- -0 is no integer to Redis
+  redis.call('HDEL', waiting, id)
+  redis.call('ZREM', waiting_at, member)
+end
+
 -- Put a dead letter in its place, and drop the oldest above the bound in bytes. The count of bytes
 -- lies in the state. Returns how many were dropped.
 local function bury(state, dead, dead_at, id, at, text, bound)

@@ -23,10 +23,6 @@ local function take()
   return ARGV[at]
 end
 
-local function id_of(member)
-  return string.match(member, '^[^|]*')
-end
-
 if ARGV[2] ~= '0' then
   redis.call('XTRIM', entries, 'MINID', whole(tonumber(ARGV[2]) + 1) .. '-0')
 end
@@ -44,12 +40,9 @@ for _ = 1, tonumber(take()) do
 end
 for _ = 1, tonumber(take()) do
   local member, due = take(), take()
-  redis.call('ZADD', waiting_at, due, member)
-  redis.call('HSET', waiting, id_of(member), take())
+  wait_until(state, waiting, waiting_at, member, due, take())
 end
 for _ = 1, tonumber(take()) do
-  local member = take()
-  redis.call('ZREM', waiting_at, member)
-  redis.call('HDEL', waiting, id_of(member))
+  wait_no_more(state, waiting, waiting_at, take())
 end
 return dropped

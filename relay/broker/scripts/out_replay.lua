@@ -13,7 +13,6 @@ end
 redis.call('HDEL', dead, ARGV[1])
 redis.call('ZREM', dead_at, ARGV[1])
 redis.call('HINCRBY', state, 'dead', -size)
-redis.call('HSET', waiting, ARGV[1], ARGV[3])
-redis.call('ZADD', waiting_at, ARGV[2], ARGV[4])
+wait_until(state, waiting, waiting_at, ARGV[4], ARGV[2], ARGV[3])
 redis.call('SPUBLISH', wake, header(VOLATILE, '--------', 0))
 return 1
