@@ -41,7 +41,7 @@ async def upsert(api: Context, request: Request, caller: Caller) -> Response:
     wanted = [_described(key, value) for key, value in described.items()]
     before = await api.store.users([named.user_id for named in wanted])
     saved = await views.gather_users(api, wanted)
-    await together(_spread(api, before.get(user.id), user) for user in saved.values())
+    await _announce(api, before, saved)
     content = {
         "users": {user_id: users.full(user) for user_id, user in saved.items()},
         "membership_deletion_task_id": "",
@@ -59,17 +59,21 @@ def _described(key: str, value: object) -> Named:
     return named
 
 
-async def _spread(api: Context, before: User | None, now: User) -> None:
-    """Tell a user's sockets that it has changed, and close those whose tokens are worthless now."""
-    if before is None or before == now:
-        return
-    shown = users.response(now)
-    await api.announcer.tell([now.id], "user.updated", {"user": shown, "custom": now.custom})
-    if now.revoked_before > before.revoked_before:
-        await api.watches.revoke(now.id, now.revoked_before / 1e9)
+async def _announce(api: Context, before: Mapping[str, User], now: Mapping[str, User]) -> None:
+    """Tell the own sockets of users who have changed; those of one do not wait for another's."""
+
+    async def tell(user: User) -> None:
+        if before.get(user.id, user) != user:
+            news = {"user": users.response(user), "custom": user.custom}
+            await api.announcer.tell([user.id], "user.updated", news)
+
+    await together(map(tell, now.values()))
 
 
 # -- partial updates ----------------------------------------------------------------------------
+
+
+_REVOKE: Final = "revoke_tokens_issued_before"
 
 
 class _Patch(NamedTuple):
@@ -78,6 +82,11 @@ class _Patch(NamedTuple):
     user_id: str
     said: dict[str, Any]
     unset: list[str]
+
+    @property
+    def revokes(self) -> bool:
+        """Whether older tokens are to be worthless."""
+        return self.said.get(_REVOKE) is not None
 
 
 async def patch(api: Context, request: Request, caller: Caller) -> Response:
@@ -97,7 +106,10 @@ async def patch(api: Context, request: Request, caller: Caller) -> Response:
     saved = await views.gather_users(
         api, [Named(one.user_id, profile) for one, profile in zip(patches, profiles, strict=True)]
     )
-    await together(_spread(api, known[user.id], user) for user in saved.values())
+    await _announce(api, known, saved)
+    # Also when nothing has changed: the request may repeat one that was cut off.
+    revoked = [saved[one.user_id] for one in patches if one.revokes]
+    await together(api.watches.revoke(user.id, user.revoked_before / 1e9) for user in revoked)
     content = {
         "users": {user_id: users.full(user) for user_id, user in saved.items()},
         "membership_deletion_task_id": "",
@@ -129,14 +141,14 @@ _EMPTY: Final[dict[str, Any]] = {
 def _profile(one: _Patch, user: User) -> Profile:
     """Return the profile after a patch. What is no field of a user is one of its ``custom``."""
     said = {**one.said, **{name: value for name, value in _EMPTY.items() if name in one.unset}}
-    revoked = said.pop("revoke_tokens_issued_before", None)
+    revoked = said.pop(_REVOKE, None)
     own = {name: said.pop(name) for name in (*_EMPTY, "custom") if name in said}
     custom = _custom(own.get("custom", user.custom), said, one.unset)
     path = f"users.{one.user_id[:64]}.set"
     profile = fields.read_user({**own, "id": one.user_id, "custom": custom}, path).profile
     if revoked is None:
         return profile
-    before = wire.parse_time(revoked, f"{path}.revoke_tokens_issued_before")
+    before = wire.parse_time(revoked, f"{path}.{_REVOKE}")
     return msgspec.structs.replace(profile, revoked_before=before)
 
 

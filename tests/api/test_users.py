@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from relay import users
+from relay.errors import Unavailable
 from tests.edges import NOW_NS, Edges, edges, token
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +66,29 @@ async def test_users_hear_side_by_side_that_they_have_changed(
         )
     assert response.is_success
     assert sorted(told) == [("user.updated", "jane", "New"), ("user.updated", "john", "New")]
+
+
+async def test_a_revocation_that_was_cut_off_is_made_by_the_repeat(
+    relay: Edges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the sockets that the old tokens have opened would stay."""
+    await relay.post(UPSERT, {"users": {"jane": {"id": "jane"}}}, headers=token())
+    body = {"users": [{"id": "jane", "set": {"revoke_tokens_issued_before": NOW_NS}}]}
+
+    async def patch() -> int:
+        response = await relay.client.patch(
+            UPSERT, json=body, params={"api_key": "key"}, headers=token()
+        )
+        return response.status_code
+
+    async def away(user_id: str | None, before_s: float) -> None:
+        raise Unavailable("Redis is away")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(relay.watches, "revoke", away)
+        assert await patch() == 503
+    assert await patch() == 200
+    assert relay.watches.revoked == [("jane", NOW_NS / 1e9)]
 
 
 async def test_nobody_is_written_when_one_is_wrong(relay: Edges) -> None:
