@@ -379,14 +379,23 @@ class RedisBroker:
         return {node: int(text) for node, text in (await self._of_the_living(key, saying)).items()}
 
     async def _of_the_living(self, key: str, reading: Awaitable[Any]) -> dict[str, bytes]:
-        """Return a hash by process as ``reading`` finds it; the dead are taken out of it."""
+        """Return a hash by process as ``reading`` finds it, without the dead (if known)."""
         # In this order: who said something, and then whether they still live. The other way round
         # one that came in between would be taken for dead.
-        flat, alive = await asyncio.gather(reading, self.nodes())
+        flat, alive = await asyncio.gather(reading, self._alive())
         texts = {node.decode(): text for node, text in zip(flat[::2], flat[1::2], strict=True)}
+        if alive is None:
+            return texts
         if dead := [node for node in texts if node not in alive]:
             await self.commands.request("HDEL", key, *dead)
         return {node: text for node, text in texts.items() if node in alive}
+
+    async def _alive(self) -> frozenset[str] | None:
+        """Return who is alive, None while the one server that knows it is away."""
+        try:
+            return await self.nodes()
+        except Unavailable:
+            return None
 
     async def nodes(self) -> frozenset[str]:
         """Return the processes that are alive (heard of in the last ten seconds)."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 import anyio
 import pytest
 
-from relay.broker import Broker, Entry, Limits
+from relay.broker import Broker, Entry, Limits, Roster
 from relay.broker.redis import RedisBroker, RedisInbox, RedisStore
 from relay.errors import Unavailable
 from relay.events import Publication
 from relay.settings import SettingsError
 from relay.users import Profile
+from tests.broker.proxy import behind_proxies
 from tests.contract.harness import (
     CID,
     OTHER,
@@ -215,6 +216,32 @@ async def test_a_replica_that_takes_over_is_followed(
         assert await kept(broker) == list(range(1, 101))
         await until(lambda: CID in set().union(*recorder.interruptions), "the loss is told")
         await until_live(broker, recorder)
+
+
+async def test_lists_do_not_need_the_server_that_knows_who_is_alive() -> None:
+    """While it is away nobody is taken out of them, and nobody else's login waits for it."""
+    redis = Cluster(fronted=True)
+    async with behind_proxies(redis) as proxies, closing(RedisRig(redis)) as rig:
+        broker = await rig.broker(Limits(publish_timeout_s=0.5))
+        knows = await anyio.to_thread.run_sync(redis.owner, broker.keyspace.nodes)
+
+        def elsewhere(key: Callable[[str], str], names: Iterable[str]) -> str:
+            return next(name for name in names if redis.owner(key(name)) is not knows)
+
+        keys = broker.keyspace
+        cid = await anyio.to_thread.run_sync(
+            elsewhere, keys.roster, [f"default:{n}" for n in range(50)]
+        )
+        user = await anyio.to_thread.run_sync(
+            elsewhere, keys.connections, [f"user{n}" for n in range(50)]
+        )
+        await broker.set_roster(cid, Roster(2))
+        proxies[knows].hold()
+        with pytest.raises(Unavailable):
+            await broker.nodes()
+        assert (await broker.rosters(cid))[broker.node].count == 2
+        assert await broker.set_connections(user, 3) == {broker.node: 3}
+        proxies[knows].release()
 
 
 async def test_a_primary_that_dies_is_replaced(replicated: Cluster, recorder: Recorder) -> None:
