@@ -422,8 +422,11 @@ class Partition:
         self._dirty()
 
     def postpone(self, job: Job, waiting: Waiting) -> bool:
-        """Record that a delivery waits for a later attempt; False when there is no room for it."""
-        if not self._shelf.has_room(job, waiting):
+        """Record that a delivery waits for a later attempt; False when there is no room for it.
+
+        One that has waited before goes back to its place.
+        """
+        if job.waiting is None and not self._shelf.admits(waiting):
             return False
         self.finish(job)
         self._shelf.add(waiting)

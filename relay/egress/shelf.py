@@ -143,13 +143,16 @@ class Shelf:
 
     # -- what becomes of them -------------------------------------------------------------------
 
-    def has_room(self, job: Job, waiting: Waiting) -> bool:
-        """Tell whether a delivery may wait; one that comes from here may go back."""
-        return job.waiting is not None or waiting_size(waiting) <= self.room
+    def admits(self, waiting: Waiting) -> bool:
+        """Give a delivery room to wait, if there is enough."""
+        size = waiting_size(waiting)
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
 
     def add(self, waiting: Waiting) -> None:
         """Record that a delivery waits, and look when it is due."""
-        self.room -= waiting_size(waiting)
         self._ledger.wait(waiting)
         self._await_due(waiting.due_ms)
 
