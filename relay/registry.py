@@ -129,6 +129,9 @@ def _newer(known: Call, said: Call, members: list[Member], removed: frozenset[st
     """Return what is known with what was said, unless something newer is known already."""
     if said.updated_at < known.updated_at:
         return known
-    fresh = msgspec.structs.replace(said, members=known.members, permissions=known.permissions)
+    fresh = msgspec.structs.replace(
+        said, members=known.members, member_changes=known.member_changes,
+        permissions=known.permissions,
+    )  # fmt: skip
     fresh = _with(fresh, members, removed)
     return known if fresh == known else fresh

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from relay import calls, users
 from relay.broker.memory import MemoryStore
-from relay.calls import Call, Member
+from relay.calls import Call, Member, MemberChange, Permissions
 from relay.registry import Registry
 from relay.users import User
 
@@ -64,6 +65,22 @@ async def test_a_newer_webhook_refreshes_and_an_older_one_does_not(
     call = await store.call(CID)
     assert call is not None
     assert call.custom == {"at": NOW + 2}
+
+
+async def test_a_webhook_leaves_what_it_does_not_tell_of(
+    store: MemoryStore, registry: Registry
+) -> None:
+    await registry.learn(body(), NOW)
+    own = {
+        "permissions": {"jane": Permissions(granted=("update-call",))},
+        "member_changes": (MemberChange(id="m1", at=NOW, added=("jane",)),),
+    }
+    await store.change_call(CID, lambda call: msgspec.structs.replace(call, **own))
+    await registry.learn(body("call.updated", NOW + 1), NOW)
+    call = await store.call(CID)
+    assert call is not None
+    assert call.custom == {"at": NOW + 1}
+    assert {name: getattr(call, name) for name in own} == own
 
 
 async def test_members_come_and_go(store: MemoryStore, registry: Registry) -> None:

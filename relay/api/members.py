@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import events, filters, http, permissions
+from relay.announcer import REPEATED_WITHIN_NS
 from relay.api import fields, views
 from relay.api.context import Caller, Context, no_such_call
 from relay.api.fields import Named
-from relay.broker import Change
 from relay.calls import MEMBERS_MOST, Call, Member, MemberChange
 from relay.errors import BadInput
 from relay.events import check_cid, check_user_id
@@ -112,10 +112,11 @@ def with_members(
         promoted=tuple(each for each in updated if members[each].role != before[each].role),
         removed=tuple(user_id for user_id in before if user_id not in members),
     )
+    recent = [each for each in call.member_changes if now_ns - each.at < REPEATED_WITHIN_NS]
     return msgspec.structs.replace(
         call,
         members=tuple(members.values()),
-        member_changes=(*call.member_changes, change)[-CHANGES_KNOWN:],
+        member_changes=(*recent, change)[-CHANGES_KNOWN:],
         updated_at=now_ns,
     )
 
@@ -123,8 +124,8 @@ def with_members(
 async def update(api: Context, request: Request, caller: Caller) -> Response:
     """Answer ``POST …/members``: what nobody is changed by is announced to nobody.
 
-    A repeat changes nobody either: what it did when it came first is announced under the same ids,
-    since that may have been cut off.
+    What it did when it came before, should it be a repeat, is announced under the same ids as then:
+    that may have been cut off.
     """
     cid = api.cid(request, caller)
     body = await api.body(request)
@@ -141,7 +142,7 @@ async def update(api: Context, request: Request, caller: Caller) -> Response:
     )
     if change is None:
         raise no_such_call(cid)
-    if (done := _done(api, change, {wish.user_id for wish in wishes}, removed)) is not None:
+    if done := _done(api, change.after, {wish.user_id for wish in wishes}, removed):
         await _announce(api, change.after, done)
     touched = [m for wish in wishes if (m := change.after.member(wish.user_id)) is not None]
     users = await api.store.users([member.user_id for member in touched])
@@ -157,43 +158,46 @@ def _check_may(caller: Caller, call: Call, wishes: Sequence[_Wish], removed: Seq
         caller.check_may("remove-call-member", call)
 
 
-def _done(
-    api: Context, change: Change, wished: set[str], removed: Sequence[str]
-) -> MemberChange | None:
-    """Return what a request did, now or, if it changed nothing now, when it came before."""
-    if change.after is not change.before:
-        return change.after.member_changes[-1]
-    for known in reversed(change.after.member_changes):
-        is_its = wished.issuperset((*known.added, *known.updated))
-        if is_its and set(removed).issuperset(known.removed) and api.is_recent(known.at):
-            return known
-    return None
+def _done(api: Context, call: Call, wished: set[str], removed: Sequence[str]) -> list[MemberChange]:
+    """Return what a request has done, now and (as it seems) when it came before, oldest first."""
+    return [
+        change
+        for change in call.member_changes
+        if api.is_recent(change.at)
+        and wished.issuperset((*change.added, *change.updated))
+        and set(removed).issuperset(change.removed)
+    ]
 
 
-async def _announce(api: Context, call: Call, change: MemberChange) -> None:
+async def _announce(api: Context, call: Call, changes: Sequence[MemberChange]) -> None:
     """Tell the members, those who were and those who are, what has changed among them."""
     seen = await views.view(api, [call], len(call.members))
     shown = seen.call(call)
     members = {member.user_id: member for member in call.members}
-    told = [*members, *change.removed]
 
     def listed(user_ids: Sequence[str]) -> list[dict[str, Any]]:
-        return seen.members([members[user_id] for user_id in user_ids])
+        return seen.members([members[user_id] for user_id in user_ids if user_id in members])
 
-    async def tell(kind: str, who: Sequence[Any], **more: Any) -> None:
+    async def tell(change: MemberChange, kind: str, who: Sequence[Any], **more: Any) -> None:
         if who:
-            content = {"call": shown, "members": who, **more}
-            event_id = f"{change.id}-{kind}"
-            await api.announcer.announce(call.cid, kind, content, members=told, event_id=event_id)
+            await api.announcer.announce(
+                call.cid,
+                kind,
+                {"call": shown, "members": who, **more},
+                members=[*members, *change.removed],
+                event_id=f"{change.id}-{kind}",
+            )
 
-    await tell("call.member_added", listed(change.added))
-    await tell("call.member_updated", listed(change.updated))
-    await tell(
-        "call.member_updated_permission",
-        listed(change.promoted),
-        capabilities_by_role=permissions.by_role(call),
-    )
-    await tell("call.member_removed", change.removed)
+    for each in changes:
+        await tell(each, "call.member_added", listed(each.added))
+        await tell(each, "call.member_updated", listed(each.updated))
+        await tell(
+            each,
+            "call.member_updated_permission",
+            listed(each.promoted),
+            capabilities_by_role=permissions.by_role(call),
+        )
+        await tell(each, "call.member_removed", each.removed)
 
 
 async def query(api: Context, request: Request, caller: Caller) -> Response:

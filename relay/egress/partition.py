@@ -243,6 +243,8 @@ class Partition:
             return
         for hook_id in removed:
             self._drop(hook_id)
+        if removed:
+            self._shelf.sweep()
         for hook_id in self._around.receivers:
             if hook_id not in self._tracks:
                 self._track(hook_id, self._front)

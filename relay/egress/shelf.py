@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MARKS_AT_ONCE: Final = 1024
 BODIES_AT_ONCE: Final = 64
+EVER_MS: Final = 2**53
 LOOK_GAP_S: Final = 0.25
 """Looks of timers are no closer: where much is overdue one takes up to some 20 ms."""
 
@@ -113,8 +114,7 @@ class Shelf:
                 room[mark.hook_id] -= 1
                 wanted.append(mark.id)
             elif room[mark.hook_id] < 0:
-                metrics.UNOWED.labels(mark.hook_id).inc()
-                self._end(mark)
+                self._drop(mark)
                 self._ledger.commit()
         return wanted
 
@@ -140,6 +140,28 @@ class Shelf:
         delay_s = (due_ms - timers.now_ms()) / 1000
         self._next_due_ms = due_ms
         self._next_due = timers.call_later(delay_s, self.look)
+
+    def sweep(self) -> None:
+        """Let go of what waits for hooks that are no more, due or not: it takes up room."""
+        self._tasks.spawn(self._sweep())
+
+    async def _sweep(self) -> None:
+        """Sweep; what is left of it while Redis is away goes when it is due."""
+        with suppress(LeaseLost, Unavailable), self._partition.or_given_up():
+            skip, count = 0, MARKS_AT_ONCE
+            while count == MARKS_AT_ONCE and not self._partition.is_closing:
+                due = await self._around.outbox.due(
+                    self._partition.lease, EVER_MS, MARKS_AT_ONCE, skip
+                )
+                kept = [mark for mark in due.marks if mark.hook_id in self._around.receivers]
+                for mark in set(due.marks).difference(kept):
+                    self._drop(mark)
+                await asyncio.shield(self._ledger.commit())
+                count, skip = len(due.marks), skip + len(kept)
+
+    def _drop(self, mark: Mark) -> None:
+        metrics.UNOWED.labels(mark.hook_id).inc()
+        self._end(mark)
 
     # -- what becomes of them -------------------------------------------------------------------
 

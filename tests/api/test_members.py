@@ -102,6 +102,32 @@ async def test_what_another_request_changed_is_not_announced_by_this_one(call: E
     await change(call, {"remove_members": ["max"]})
 
 
+@pytest.mark.parametrize(
+    ("between", "kinds"),
+    [
+        ({"update_members": [{"user_id": "jim", "role": "host"}]},
+         ["updated", "updated_permission", "added"]),
+        ({"remove_members": ["joe"]}, ["removed", "added", "added"]),
+    ],
+)  # fmt: skip
+async def test_a_repeat_announces_its_own_change_whatever_came_in_between(
+    call: Edges, between: dict[str, Any], kinds: list[str]
+) -> None:
+    both = {"update_members": [{"user_id": "jim"}, {"user_id": "joe"}]}
+    call.broker.away = True
+    await change(call, both, status=503)
+    call.broker.away = False
+    await change(call, between)
+    await change(call, both)
+    assert (await call.kinds())[1:] == [f"call.member_{kind}" for kind in kinds]
+    added = [
+        e["members"]
+        for e in await call.published("default:demo")
+        if e["type"] == "call.member_added"
+    ]
+    assert "jim" in {member["user_id"] for members in added for member in members}
+
+
 async def test_the_last_word_on_a_member_counts(call: Edges) -> None:
     wishes = [{"user_id": "jim", "role": "host"}, {"user_id": "jim", "role": "speaker"}]
     [jim] = (await change(call, {"update_members": wishes}))["members"]

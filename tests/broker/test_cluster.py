@@ -219,7 +219,7 @@ async def test_a_replica_that_takes_over_is_followed(
 
 
 async def test_lists_do_not_need_the_server_that_knows_who_is_alive() -> None:
-    """While it is away nobody is taken out of them, and nobody else's login waits for it."""
+    """While it is away nobody is taken out of them, and nobody's login fails."""
     redis = Cluster(fronted=True)
     async with behind_proxies(redis) as proxies, closing(RedisRig(redis)) as rig:
         broker = await rig.broker(Limits(publish_timeout_s=0.5))

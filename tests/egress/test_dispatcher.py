@@ -535,6 +535,23 @@ async def test_waiting_deliveries_of_a_removed_hook_are_dropped(rig: Works) -> N
     assert len(rig.sink.attempts) == 3
 
 
+async def test_what_waits_for_a_removed_hook_takes_no_room_of_the_others() -> None:
+    """It may not be due for a day."""
+    async with works(Limits(dead_letter_bytes=5000)) as rig:
+        rig.sink.answer = lambda _hook, d: NO if content(d.body) % 2 else OK
+        await rig.start(hook("gone", retry_schedule=(86_400,)), hook("kept"))
+        await rig.publish(*range(40))
+        assert {letter.reason for letter in await rig.dead()} == {
+            Reason.WAITING_BOUND,
+            Reason.EXHAUSTED,
+        }
+        await rig.set_hooks(hook("kept", retry_schedule=(86_400,)))
+        await rig.timers.advance(5)
+        assert rig.outbox._waiting == {}
+        await rig.publish(41)
+        assert [waiting.hook_id for waiting in rig.outbox._waiting.values()] == ["kept"]
+
+
 async def test_hooks_of_the_file_return_when_all_were_forgotten(rig: Works) -> None:
     rig.file = [hook("file")]
     await rig.start(hook("file"), hook("other"))

@@ -25,6 +25,10 @@ if not is_mine or holder ~= token or string.match(token, '[^-]*$') ~= server the
   token = ARGV[1] .. '-' .. whole(redis.call('HINCRBY', state, 'fence', 1)) .. '-' .. server
 end
 redis.call('SET', lease, token, 'PX', ARGV[2])
+local waiting = redis.call('ZCARD', KEYS[4])
+if waiting == 0 then
+  redis.call('HDEL', state, 'waiting')  -- a mistake in the count, if there was one, ends here
+end
 local known = redis.call('HMGET', state, 'version', 'top', 'shed', 'waiting')
 return {token, known[1] or '0', known[2] or '0', known[3] or '0', redis.call('XLEN', KEYS[3]),
-  redis.call('ZCARD', KEYS[4]), known[4] or '0'}
+  waiting, known[4] or '0'}
