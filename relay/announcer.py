@@ -19,7 +19,14 @@ log = logs.get(__name__)
 
 SENDER: Final = "relay"
 REPEATED_WITHIN_NS: Final = 60 * 10**9
-"""A request that is repeated within this time announces again, in case the first could not."""
+
+
+def is_recent(at_ns: int, now_ns: int) -> bool:
+    """Tell whether a request for what was done at ``at_ns`` may repeat one that was cut off.
+
+    Then it announces again what the first one perhaps could not.
+    """
+    return now_ns - at_ns < REPEATED_WITHIN_NS
 
 
 class Announcer:

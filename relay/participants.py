@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from relay import logs, users
-from relay.announcer import REPEATED_WITHIN_NS, Announcer
+from relay.announcer import Announcer, is_recent
 from relay.broker import Broker, Store
 from relay.broker.seats import Departure, Due, Joined, Seat, Sessions, Taken
 from relay.calls import Participant, Session
@@ -156,7 +156,7 @@ class Participants:
             )
 
     def _is_recent(self, since: int) -> bool:
-        return self._clock() - since < REPEATED_WITHIN_NS
+        return is_recent(since, self._clock())
 
     async def _announce_departure(self, cid: str, departure: Departure) -> None:
         """Announce that somebody left, and the end of the session after the last one."""

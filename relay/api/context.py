@@ -15,7 +15,7 @@ import msgspec
 from starlette.requests import Request
 
 from relay import events, http, permissions, tokens, wire
-from relay.announcer import REPEATED_WITHIN_NS
+from relay.announcer import is_recent
 from relay.api.limits import Meter
 from relay.broker import Store
 from relay.calls import Call, Session
@@ -256,7 +256,7 @@ class Context:
 
     def is_recent(self, at_ns: int) -> bool:
         """Tell whether a request for what was done then may repeat one that was cut off."""
-        return self.clock() - at_ns < REPEATED_WITHIN_NS
+        return is_recent(at_ns, self.clock())
 
     # -- what is asked ----------------------------------------------------------------------------
 

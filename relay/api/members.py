@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import events, filters, http, permissions
-from relay.announcer import REPEATED_WITHIN_NS
+from relay.announcer import is_recent
 from relay.api import fields, views
 from relay.api.context import Caller, Context, no_such_call
 from relay.api.fields import Named
@@ -112,7 +112,7 @@ def with_members(
         promoted=tuple(each for each in updated if members[each].role != before[each].role),
         removed=tuple(user_id for user_id in before if user_id not in members),
     )
-    recent = [each for each in call.member_changes if now_ns - each.at < REPEATED_WITHIN_NS]
+    recent = [each for each in call.member_changes if is_recent(each.at, now_ns)]
     return msgspec.structs.replace(
         call,
         members=tuple(members.values()),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MARKS_AT_ONCE: Final = 1024
 BODIES_AT_ONCE: Final = 64
 EVER_MS: Final = 2**53
+"""By then everything is due; Redis and Lua still count in ones there."""
 LOOK_GAP_S: Final = 0.25
 """Looks of timers are no closer: where much is overdue one takes up to some 20 ms."""
 

@@ -42,7 +42,7 @@ TIMEOUT_S: Final = 1.0
 """RELAY_PUBLISH_TIMEOUT of the relays, where nothing else is said."""
 DRAIN_S: Final = 1.0
 """RELAY_DRAIN_TIMEOUT of the relays: what is looked at here is over when they stop."""
-BUSY_S: Final = 5.0
+BUSY_S: Final = 2.0
 """An answer takes no longer than the stated bound and this, which a very busy machine may add.
 
 That it is kept to the letter is shown where the clock is a test's own (tests/test_in_time.py).
