@@ -138,10 +138,11 @@ class Server(uvicorn.Server):
 
     async def _drain(self, listeners: list[socket.socket]) -> None:
         """Turn unready; once load balancers know it, leave the port; then let the sockets go."""
-        self._app.turn_unready()
         self.server_state.default_headers = [
             *self.server_state.default_headers, (b"connection", b"close"),
         ]  # fmt: skip
+        await asyncio.sleep(0)  # a request that has the headers from before is answered as before
+        self._app.turn_unready()
         await asyncio.sleep(self._notice_s)
         for listener in listeners:
             await ports.emptied(listener)
