@@ -293,14 +293,22 @@ class Cluster:
         return str(self.run(server, "CLUSTER", "MYID"))
 
     def _is_complete(self) -> bool:
+        """Tell whether every node knows the same of all, also by which ports they are reached."""
         replicas = self.servers[self._primaries :]
         each = len(replicas) // self._primaries
+        agreed = self._view(self.servers[0])
+        if [len(found) for *_, found in agreed] != [each] * self._primaries:
+            return False
         for server in self.servers:
-            if [len(found) for *_, found in self.ranges(server)] != [each] * self._primaries:
-                return False
+            if self._view(server) != agreed:
+                return False  # perhaps it knows another by the port that it met it at
             if "cluster_state:ok" not in self.run(server, "CLUSTER", "INFO"):
                 return False
         return all(_is_linked(replica) for replica in replicas)
+
+    def _view(self, asked: RedisServer) -> list[tuple[int, int, int, list[int]]]:
+        ranges = sorted(self.ranges(asked))
+        return [(first, last, port, sorted(found)) for first, last, port, found in ranges]
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
