@@ -126,13 +126,24 @@ class Dispatcher:
     async def refresh(self) -> None:
         """Read the hooks anew; the lanes are then those of the new list."""
         async with self._refreshing:
+            await self._refresh()
+
+    async def know(self, version: int) -> None:
+        """Read the hooks anew unless those of this version are known, or later ones."""
+        if version <= self.hooks.version:
+            return
+        async with self._refreshing:
+            if version > self.hooks.version:  # who waited for the same has them by now
+                await self._refresh()
+
+    async def _refresh(self) -> None:
+        hooks = await self._store.hooks()
+        if hooks.version < self.hooks.version and self._restore is not None:
+            log.error("the hooks were forgotten: those of the file are set again")
+            await self._restore()
             hooks = await self._store.hooks()
-            if hooks.version < self.hooks.version and self._restore is not None:
-                log.error("the hooks were forgotten: those of the file are set again")
-                await self._restore()
-                hooks = await self._store.hooks()
-            if hooks.version != self.hooks.version:
-                self._adopt(hooks)
+        if hooks.version != self.hooks.version:
+            self._adopt(hooks)
 
     def _adopt(self, hooks: HookList) -> None:
         enabled = {hook.id: hook for hook in hooks.hooks.hooks if hook.enabled}
@@ -217,7 +228,7 @@ class Dispatcher:
         if self._partitions.get(partition.number) is not partition:
             return
         if lease is not None and lease.token == partition.lease.token:
-            partition.renewed(lease)
+            await partition.renewed(lease)
             await self._inform(lease)
             return
         log.warning("partition lost", partition=partition.number)

@@ -88,8 +88,8 @@ class Surroundings(Protocol):
     def receivers(self) -> Mapping[str, Receiver]:
         """The lanes of the enabled hooks, by id."""
 
-    async def refresh(self) -> None:
-        """Read the hooks anew; the lanes are then those of the new list."""
+    async def know(self, version: int) -> None:
+        """Read the hooks anew unless those of this version are known, or later ones."""
 
     def lost(self, partition: Partition) -> None:
         """Forget a partition whose lease is gone."""
@@ -190,6 +190,7 @@ class Partition:
         """Find out how far the leaseholder before has come, and begin there."""
         persistently = self._ledger.persistently
         with suppress(LeaseLost), self.or_given_up():
+            await persistently(self._know_hooks)
             progress = await persistently(lambda: self._outbox.progress(self.lease))
             first = await persistently(lambda: self._outbox.read(self.lease, 0, 1))
             self._begin(progress, first)
@@ -222,15 +223,23 @@ class Partition:
             self._around.receivers[hook_id].pump()
         return track
 
-    def renewed(self, lease: Lease) -> None:
-        """Take note of the renewed lease, and look for what no one has told of."""
+    async def _know_hooks(self) -> None:
+        """Know every hook that something is owed to: to others it looks as if owed to nobody."""
+        await self._around.know(self.lease.hooks_version)
+
+    async def renewed(self, lease: Lease) -> None:
+        """Take note of the renewed lease, and look for what no one has told of.
+
+        Raises ``Unavailable``.
+        """
         if shed := lease.shed - self.lease.shed:
             metrics.DEAD_LETTERS.labels("", Reason.OUTBOX_BOUND.value).inc(shed)
             log.warning("the outbox is full: its oldest go", partition=self.number, entries=shed)
         self.lease = lease
         self._shelf.room = lease.waiting_room
+        await self._know_hooks()
         if not self._tracks and self._is_opened:
-            self._front = lease.top  # nobody is owed anything
+            self._front = max(self._front, lease.top)  # nobody is owed anything
             self._dirty()
         if self._is_opened and lease.waiting > len(self._shelf.taken):
             self._shelf.look()
@@ -286,8 +295,7 @@ class Partition:
         page = await self._outbox.read(self.lease, self._front, PAGE)
         if not page:
             return
-        if page[-1].version > self._around.hooks.version:
-            await self._around.refresh()
+        await self._around.know(page[-1].version)
         self._take(page)
         self._has_news |= _is_full(page, PAGE)
 
@@ -342,7 +350,8 @@ class Partition:
         for entry in page:
             if entry.seq > self._front:
                 break
-            if not self._offer(receiver, track, entry):
+            # The oldest may have been shed while the page was read.
+            if entry.seq > track.cursor and not self._offer(receiver, track, entry):
                 self._dirty()
                 return
         self._is_level(receiver, track, page)

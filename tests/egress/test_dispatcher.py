@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import metrics
-from relay.broker import HookList, Limits, Reason, Replayed, Span, Tried
+from relay.broker import Changes, HookList, Lease, Limits, Reason, Replayed, Span, Tried
 from relay.egress.lane import Bounds
 from relay.egress.sinks import Delivery, Result
 from relay.hooks import Hook
@@ -505,6 +505,68 @@ async def test_a_hook_that_comes_back_is_owed_nothing_of_before(rig: Works) -> N
     assert await rig.left() == 0
 
 
+async def test_the_first_hook_after_none_gets_all_that_is_owed_to_it(rig: Works) -> None:
+    """Also when its lease tells of it before anything else does."""
+    await rig.start(hook(enabled=False))
+    rig.outbox._woken = lambda _number: None
+    await rig.set_hooks(hook())
+    await rig.broker.publish(event(1))
+    await rig.timers.advance(2.5)
+    assert rig.sink.contents() == [1]
+    assert await rig.left() == 0
+
+
+async def test_the_first_hook_after_none_gets_what_was_being_read(rig: Works) -> None:
+    await rig.start(hook(enabled=False))
+    rig.outbox.after["read"] = asyncio.Event()
+    await rig.set_hooks(hook())
+    await rig.broker.publish(event(1))
+    await rig.timers.advance(2.5)
+    rig.outbox.after.pop("read").set()
+    await rig.timers.advance(2.5)
+    assert rig.sink.contents() == [1]
+    assert await rig.left() == 0
+
+
+async def test_who_takes_over_knows_every_hook_that_is_owed_something(rig: Works) -> None:
+    """Also one that was new to the process before, which had not come to it yet."""
+    await rig.set_hooks(hook("old"))
+    take = rig.outbox.lease
+
+    async def take_after_another(partition: int, token: str = "") -> Lease | None:
+        rig.outbox.lease = take  # type: ignore[method-assign]
+        await rig.set_hooks(hook("old"), hook("new"))
+        await rig.broker.publish(event(1))
+        theirs = await take(partition)
+        assert theirs is not None
+        await rig.outbox.record(theirs, Changes(settled={"old": theirs.top}))
+        await rig.outbox.give_back(theirs)
+        return await take(partition, token)
+
+    rig.outbox.lease = take_after_another  # type: ignore[method-assign]
+    await rig.start()
+    assert rig.sink.contents("new") == [1]
+    assert rig.sink.contents("old") == []
+    assert await rig.left() == 0
+
+
+async def test_many_partitions_read_the_hooks_once_for_all(rig: Works) -> None:
+    rig.outbox.partitions = 20
+    await rig.start(hook("old"))
+    await rig.set_hooks(hook("old"), hook("new"))
+    reads = 0
+    read = rig.store.hooks
+
+    async def counted() -> HookList:
+        nonlocal reads
+        reads += 1
+        return await read()
+
+    rig.store.hooks = counted  # type: ignore[method-assign]
+    await rig.timers.advance(2.5)
+    assert reads < 5
+
+
 async def test_a_changed_hook_is_tried_as_it_is_now(rig: Works) -> None:
     urls = []
 
@@ -606,6 +668,25 @@ async def test_at_a_hooks_bound_its_oldest_become_dead_letters_without_body(rig:
     assert await rig.left() == 0
     every = set(rig.sink.contents("bad")) | {letter.offset - 1 for letter in await rig.dead()}
     assert every == set(range(300))
+
+
+async def test_what_was_shed_while_it_was_read_is_not_delivered_as_well(rig: Works) -> None:
+    rig.sink.answer = gate = Gate()
+    await rig.start(hook(pending_limit=100))
+    await rig.publish(*range(200))
+    read = rig.outbox.after["read"] = asyncio.Event()
+    await rig.timers.advance(2.5)  # the oldest are read to be shed
+    rig.sink.answer = lambda _hook, _delivery: OK
+    gate.open()
+    await settled()  # and, as there is room now, to be delivered
+    del rig.outbox.after["read"]
+    read.set()
+    await rig.timers.advance(20)
+    dead = {letter.event_id for letter in await rig.dead()}
+    sent = [delivery.event_id for _, _, delivery, _ in rig.sink.attempts]
+    assert dead
+    assert dead.isdisjoint(sent)
+    assert len(dead) + len(sent) == 200
 
 
 async def test_a_hook_that_does_not_answer_holds_few_deliveries(rig: Works) -> None:

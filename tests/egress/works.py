@@ -236,7 +236,10 @@ class SharedOutbox(MemoryOutbox):
         self._may_fail("read")
         if lease.partition:
             return []
-        return [self._spoil(entry) for entry in await super().read(lease, after, count)]
+        page = [self._spoil(entry) for entry in await super().read(lease, after, count)]
+        if "read" in self.after:
+            await self.after["read"].wait()
+        return page
 
     def _spoil(self, entry: Owed) -> Owed:
         if self.spoiled.get(entry.event_id, 0) <= 0:
