@@ -1,7 +1,8 @@
 """Learn calls, members and users from Stream's own webhooks: they can be asked for here too.
 
 A webhook that carries a ``call`` registers it or brings it up to date; one that arrives late does
-not undo a newer one. What cannot be read is left out: the event itself is relayed all the same.
+not undo a newer one. What cannot be read, or would make a call larger than the store takes, is left
+out: the event itself is relayed all the same.
 """
 
 from __future__ import annotations
@@ -38,12 +39,16 @@ class Registry:
             await self._store.delete_call(cid)
             return
         try:
-            said = _read_call(cid, shown, now_ns)
-            members = _read_members(body, now_ns)
-            users = dict(_read_users(shown, body))
+            await self._learn(cid, shown, body, now_ns)
         except (BadInput, TooLarge) as error:
             log.warning("call not registered", cid=cid, problem=error.message)
-            return
+
+    async def _learn(
+        self, cid: str, shown: Mapping[str, Any], body: Mapping[str, Any], now_ns: int
+    ) -> None:
+        said = _read_call(cid, shown, now_ns)
+        members = _read_members(body, now_ns)
+        users = dict(_read_users(shown, body))
         await asyncio.gather(
             *(self._store.save_user(user_id, profile, now_ns) for user_id, profile in users.items())
         )

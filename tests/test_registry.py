@@ -10,6 +10,7 @@ import pytest
 
 from relay import calls, users
 from relay.broker.memory import MemoryStore
+from relay.broker.rules import CALL_BYTES
 from relay.calls import Call, Member, MemberChange, Permissions
 from relay.registry import Registry
 from relay.users import User
@@ -115,6 +116,7 @@ def _with(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
         _with("blocked_user_ids", [7]),
         lambda said: said.update(call="no object"),
         lambda said: said.update(members=[{"user_id": "a b"}]),
+        _with("custom", {"notes": "x" * CALL_BYTES}),
     ],
 )
 async def test_what_cannot_be_read_is_left_out(
@@ -124,6 +126,18 @@ async def test_what_cannot_be_read_is_left_out(
     spoil(said)
     await registry.learn(said, NOW)
     assert await store.call(CID) is None
+
+
+async def test_a_call_that_would_become_too_large_stays_as_it_is(
+    store: MemoryStore, registry: Registry
+) -> None:
+    await registry.learn(body(), NOW)
+    said = body("call.updated", NOW + 1)
+    said["call"]["custom"] = {"notes": "x" * CALL_BYTES}
+    await registry.learn(said, NOW)
+    call = await store.call(CID)
+    assert call is not None
+    assert call.custom == {"at": NOW}
 
 
 async def test_an_event_without_a_call_teaches_nothing(

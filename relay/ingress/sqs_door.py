@@ -268,17 +268,22 @@ class SqsDoor:
         if accepted.event is None:
             self._ignored.inc()
             return
+        again = message.again
+
+        async def let_in() -> None:
+            nonlocal again
+            came_before, again = again, True
+            await self._let_in(accepted, again=came_before)
+
         try:
-            await self._patience.insist(
-                lambda: self._let_in(accepted, again=message.again), "queue waits for redis"
-            )
+            await self._patience.insist(let_in, "queue waits for redis")
         except Refused as error:
             _log_dropped(message, error)
 
     async def _let_in(self, accepted: Accepted, *, again: bool) -> None:
         """Publish, then learn: of a repeat the webhook has told, before its call may have ended.
 
-        Unless it is a message that came before: then whoever had it may have died in between.
+        Unless it was tried before: then that may have ended in between, with whoever had it.
         """
         await self._keep_held()
         assert accepted.event is not None

@@ -316,6 +316,22 @@ async def test_a_message_whose_reader_died_in_between_is_learnt_from() -> None:
     assert await relay.call() is not None
 
 
+async def test_a_call_that_could_not_be_learnt_at_first_is_learnt_when_redis_is_back() -> None:
+    """Its event was published by then: to the door it looks like a repeat."""
+    relay = Relay(called())
+    create, failures = relay.store.create_call, [Unavailable("away"), Unavailable("away")]
+
+    async def create_at_last(call: Call) -> tuple[Call, bool]:
+        if failures:
+            raise failures.pop()
+        return await create(call)
+
+    relay.store.create_call = create_at_last  # type: ignore[method-assign]
+    await relay.run()
+    assert relay.queue.deleted == ["1"]
+    assert await relay.call() is not None
+
+
 # -- while something is away --------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import signing, wire
+from relay.broker.rules import CALL_BYTES
+from relay.calls import Call, Member
 from tests.edges import NOW_NS, OLD_SECRET, Edges, counted, edges, refused, signed
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +51,19 @@ async def test_a_webhook_is_published_and_its_place_is_told(relay: Edges) -> Non
     }
     assert event["custom"] == {"n": 1}
     assert event["created_at"] == "2027-01-15T08:00:00.000000000Z"
+
+
+async def test_a_call_too_large_to_be_kept_keeps_no_event_back(relay: Edges) -> None:
+    full = Member(
+        user_id="anna", created_at=0, updated_at=0, custom={"notes": "x" * (CALL_BYTES - 1000)}
+    )
+    call = Call(cid="default:demo", created_by="anna", created_at=0, updated_at=0, members=(full,))
+    await relay.store.create_call(call)
+    said = {"created_by": {"id": "anna"}, "custom": {"notes": "x" * 1000}}
+    response = await post(relay, webhook(call=said))
+    assert response.json()["status"] == "published"
+    assert len(await relay.published("default:demo")) == 1
+    assert await relay.store.call("default:demo") == call
 
 
 async def test_a_repeat_answers_with_the_first_place_and_publishes_nothing(relay: Edges) -> None:
