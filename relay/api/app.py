@@ -63,7 +63,7 @@ def hook_rules(api: Context) -> Rules:
 
 
 async def change_hooks(store: Store, change: Callable[[Hooks], Hooks], now_ns: int) -> HookList:
-    """Change the hooks and return them as they are then.
+    """Change the hooks and return them as they are then: every event is owed to these.
 
     ``change`` is asked again when others came in between. Raises what it raises, ``Unavailable``.
     """
@@ -71,6 +71,7 @@ async def change_hooks(store: Store, change: Callable[[Hooks], Hooks], now_ns: i
         before = await store.hooks()
         after = change(before.hooks)
         if after == before.hooks:
+            await store.tell_hooks(before)  # perhaps a repeat: the first save may have been cut off
             return before
         if saved := await store.save_hooks(after, before, now_ns // 1_000_000):
             log.info("hooks changed", hooks=len(after.hooks), version=saved.version)

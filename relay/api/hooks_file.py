@@ -40,13 +40,16 @@ class HooksFile:
     async def apply(self, store: Store) -> None:
         """Make the file's hooks those of the relay; raises ``Unavailable``.
 
-        Hooks of an older file are replaced or deleted, those of requests stay.
+        Hooks of an older file are replaced or deleted, those of requests stay. Nothing is done when
+        they are there: a process can start while a part of Redis is away, and who delivers tells
+        the partitions that do not know of them.
         """
-        await change_hooks(
-            store,
-            lambda now: hooks.with_file(now, self._entries, self._rules),
-            self._rules.now_ns,
-        )
+        known = (await store.hooks()).hooks
+        if self._added_to(known) != known:
+            await change_hooks(store, self._added_to, self._rules.now_ns)
+
+    def _added_to(self, known: Hooks) -> Hooks:
+        return hooks.with_file(known, self._entries, self._rules)
 
 
 def _read(path: str) -> object:

@@ -379,6 +379,10 @@ class Store(Protocol):
         """Replace the hooks that were read as ``based_on``; None when others came in between.
 
         When it returns, every publication accepted from then on is owed to the new hooks. After
-        ``Unavailable`` some partitions may know them already: save again.
+        ``Unavailable`` some partitions may know them and others not: ``tell_hooks``.
         """
+        ...
+
+    async def tell_hooks(self, hooks: HookList) -> None:
+        """Let every partition know saved hooks, as ``save_hooks`` does."""
         ...

@@ -199,3 +199,6 @@ class MemoryStore:
         """Replace the hooks that were read as ``based_on``; None when others came in between."""
         assert self._outbox is not None, "hooks without an outbox would lose every delivery"
         return self._outbox.save_hooks(hooks, based_on, now_ms)
+
+    async def tell_hooks(self, hooks: HookList) -> None:
+        """Do nothing: here the hooks and what the publish step knows of them are one."""

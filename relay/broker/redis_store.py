@@ -118,14 +118,14 @@ class RedisStore:
         text = wire.encode(saved)
         if await self._redis.run(scripts.REPLACE, [self._keyspace.hooks], before, text) != text:
             return None
-        await self._tell(saved)
+        await self.tell_hooks(saved)
         return saved
 
-    async def _tell(self, saved: HookList) -> None:
-        """Let the publish steps of every partition know what is wanted now."""
-        wanted = saved.wanted()
+    async def tell_hooks(self, hooks: HookList) -> None:
+        """Let the publish steps of every partition know what is wanted, unless they know later."""
+        wanted = hooks.wanted()
         telling = (
-            self._redis.run(scripts.OUT_HOOKS, [keys.state, keys.wake], saved.version, wanted)
+            self._redis.run(scripts.OUT_HOOKS, [keys.state, keys.wake], hooks.version, wanted)
             for keys in self._keyspace.outboxes
         )
         await asyncio.gather(*telling)

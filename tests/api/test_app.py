@@ -161,8 +161,11 @@ class Contended(MemoryStore):
         return await super().save_hooks(hooks, based_on, now_ms)
 
 
+MINE = Hooks((Hook(id="mine", hook_type=HookType.WEBHOOK),))
+
+
 def with_mine(now: Hooks) -> Hooks:
-    return Hooks((*now.hooks, Hook(id="mine", hook_type=HookType.WEBHOOK)))
+    return Hooks((*now.hooks, *MINE.hooks))
 
 
 async def test_a_change_is_made_anew_when_others_came_in_between() -> None:
@@ -175,9 +178,44 @@ async def test_a_change_is_given_up_when_they_never_stop() -> None:
         await change_hooks(Contended(1000), with_mine, NOW_NS)
 
 
+class CutOff(MemoryStore):
+    """A store whose first save is cut off after the hooks are saved, before all know of them."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryOutbox(lambda: NOW_NS))
+        self.failures = 2
+        self.told: list[int] = []
+
+    async def save_hooks(self, hooks: Hooks, based_on: HookList, now_ms: int) -> HookList | None:
+        saved = await super().save_hooks(hooks, based_on, now_ms)
+        assert saved is not None
+        await self.tell_hooks(saved)
+        return saved
+
+    async def tell_hooks(self, hooks: HookList) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("away")
+        self.told.append(hooks.version)
+
+
+async def test_a_repeat_of_a_save_that_was_cut_off_tells_everybody_before_it_is_answered() -> None:
+    store = CutOff()
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await change_hooks(store, lambda _: MINE, NOW_NS)
+    saved = await change_hooks(store, lambda _: MINE, NOW_NS)
+    assert saved.hooks == MINE
+    assert store.told == [saved.version]
+
+
 # -- the operator's file --------------------------------------------------------------------------
 
 RULES = Rules(NOW_NS, lambda: "new")
+BILLING = (
+    '[[hook]]\nid = "billing"\nhook_type = "webhook"\nwebhook_url = "https://b.example/"\n'
+    'event_types = ["call.ended"]\nordered = true\n'
+)
 
 
 def written(folder: Path, text: str) -> str:
@@ -189,11 +227,7 @@ def written(folder: Path, text: str) -> str:
 async def test_hooks_of_a_file_are_there_at_the_start_and_survive_a_patch(
     relay: Edges, tmp_path: Path
 ) -> None:
-    path = written(
-        tmp_path,
-        '[[hook]]\nid = "billing"\nhook_type = "webhook"\nwebhook_url = "https://b.example/"\n'
-        'event_types = ["call.ended"]\nordered = true\n',
-    )
+    path = written(tmp_path, BILLING)
     await patch(relay, {"event_hooks": [WEBHOOK]})
     await HooksFile(path, RULES).apply(relay.store)
     billing, other = (await read(relay))["event_hooks"]
@@ -205,6 +239,17 @@ async def test_hooks_of_a_file_are_there_at_the_start_and_survive_a_patch(
     await HooksFile("", RULES).apply(relay.store)
     assert (await read(relay))["event_hooks"] == []
     assert other["read_only"] is False
+
+
+async def test_a_file_whose_hooks_are_there_needs_no_partition_to_be_told(tmp_path: Path) -> None:
+    """So a process starts while a part of Redis is away."""
+    path = written(tmp_path, BILLING)
+    store = CutOff()
+    with pytest.raises(Unavailable):
+        await HooksFile(path, RULES).apply(store)
+    await HooksFile(path, RULES).apply(store)
+    assert [hook.id for hook in (await store.hooks()).hooks.hooks] == ["billing"]
+    assert store.told == []
 
 
 @pytest.mark.parametrize(

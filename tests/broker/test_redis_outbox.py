@@ -165,6 +165,24 @@ async def test_a_save_that_was_cut_off_is_completed_by_who_delivers(
     assert renewed.hooks_version == saved.version
 
 
+async def test_a_save_that_was_cut_off_can_be_told_to_every_partition(
+    own_rig: RedisRig, own_server: RedisServer
+) -> None:
+    broker = await own_rig.broker()
+    outbox, store = await own_rig.outbox(broker, lambda _: None), own_rig.store(broker)
+    saved = HookList().changed(hooks("one"), NOW)
+    with own_server.client() as client:
+        client.set(broker.keyspace.hooks, wire.encode(saved))
+        client.hset(broker.keyspace.outboxes[0].state, mapping={"version": NOW + 5, "wanted": ""})
+    await store.tell_hooks(saved)
+    versions = set()
+    for partition in range(outbox.partitions):
+        lease = await outbox.lease(partition)
+        assert lease is not None
+        versions.add((partition == 0, lease.hooks_version))
+    assert versions == {(True, NOW + 5), (False, saved.version)}
+
+
 async def test_everything_but_publishing_works_without_memory(
     own_rig: RedisRig, own_server: RedisServer
 ) -> None:
