@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relay import hooks, http, logs, wire
-from relay.broker import Attempt, DeadLetter, Outbox, Span, Store
+from relay.broker import Attempt, DeadLetter, Outbox, Replayed, Span, Store
 from relay.doors import Door
 from relay.errors import BadInput, NotAllowed, NotFound, Unauthenticated
 from relay.http import Clock
@@ -111,14 +111,14 @@ async def _dead_letter(desk: _Desk, request: Request) -> Response:
 async def _replay(desk: _Desk, request: Request) -> Response:
     """Answer ``POST /admin/dead_letters/replay``: ``ids``, or a span (``hook_id``, ``since`` …)."""
     body = wire.decode_object(await http.read_body(request, MAX_BYTES) or b"{}")
-    replayed, bodiless = await _replayed(desk, body)
-    log.info("dead letters replayed", replayed=replayed, bodiless=bodiless)
-    return http.answer(request, {"replayed": replayed, "bodiless": bodiless})
+    counts = (await _replayed(desk, body))._asdict()
+    log.info("dead letters replayed", **counts)
+    return http.answer(request, counts)
 
 
-async def _replayed(desk: _Desk, body: Mapping[str, Any]) -> tuple[int, int]:
+async def _replayed(desk: _Desk, body: Mapping[str, Any]) -> Replayed:
     if "ids" in body:
-        return await desk.outbox.replay(_ids(body["ids"]))
+        return await desk.outbox.replay(_ids(body["ids"]), await _enabled(desk))
     if not body.keys() & {"hook_id", "since", "until"}:
         raise BadInput("say which dead letters: ids, hook_id, since or until")
     span = _span(body)
@@ -126,20 +126,25 @@ async def _replayed(desk: _Desk, body: Mapping[str, Any]) -> tuple[int, int]:
         span = Span(
             hook_id=span.hook_id, since_ms=span.since_ms, until_ms=desk.clock() // 1_000_000 + 1
         )
-    return await _replay_span(desk.outbox, span)
+    return await _replay_span(desk, span)
 
 
-async def _replay_span(outbox: Outbox, span: Span) -> tuple[int, int]:
+async def _enabled(desk: _Desk) -> set[str]:
+    """Return the ids of the enabled hooks."""
+    return {hook.id for hook in (await desk.store.hooks()).hooks.hooks if hook.enabled}
+
+
+async def _replay_span(desk: _Desk, span: Span) -> Replayed:
     """Replay a span page by page; those that cannot be replayed stay and are passed by."""
     seen: set[str] = set()
-    replayed = bodiless = 0
+    total = Replayed(0, 0)
     while True:
-        page = await outbox.dead_letters(span, MOST_LISTED)
+        page = await desk.outbox.dead_letters(span, MOST_LISTED)
         ids = [letter.id for letter in page if letter.id not in seen]
         if not ids:
-            return replayed, bodiless
-        done = await outbox.replay(ids)
-        replayed, bodiless = replayed + done.replayed, bodiless + done.bodiless
+            return total
+        done = await desk.outbox.replay(ids, await _enabled(desk))
+        total = Replayed(*map(sum, zip(total, done, strict=True)))
         seen.update(ids)
         span = Span(hook_id=span.hook_id, since_ms=page[-1].at_ms, until_ms=span.until_ms)
 

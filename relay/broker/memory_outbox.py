@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count, islice
 from operator import itemgetter
 from typing import Final
@@ -254,9 +254,9 @@ class MemoryOutbox:
         """Return one with its body."""
         return self._dead.get(letter_id)
 
-    async def replay(self, ids: Sequence[str]) -> Replayed:
+    async def replay(self, ids: Sequence[str], hook_ids: Collection[str]) -> Replayed:
         """Put dead letters back."""
-        put_back = bodiless = 0
+        put_back = bodiless = hookless = 0
         for letter_id in ids:
             letter = self._dead.get(letter_id)
             if letter is None:
@@ -265,12 +265,15 @@ class MemoryOutbox:
             if waiting is None:
                 bodiless += 1
                 continue
+            if letter.hook_id not in hook_ids:
+                hookless += 1
+                continue
             self._unbury(letter_id)
             self._let_wait(waiting)
             put_back += 1
         if put_back:
             self._wake()
-        return Replayed(put_back, bodiless)
+        return Replayed(put_back, bodiless, hookless)
 
 
 def _nobody(_: int) -> None:

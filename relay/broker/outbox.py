@@ -19,7 +19,7 @@ Everything but publishing works while Redis is out of memory, so that a full out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
@@ -254,10 +254,14 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replayed(NamedTuple):
-    """How many dead letters were put back, and how many could not be: their bodies are gone."""
+    """How many dead letters were put back, and how many were not.
+
+    Of ``bodiless`` ones the event was not kept; ``hookless`` ones nobody would get.
+    """
 
     replayed: int
     bodiless: int
+    hookless: int = 0
 
 
 class Outbox(Protocol):
@@ -354,10 +358,11 @@ class Outbox(Protocol):
         """Return one with its body."""
         ...
 
-    async def replay(self, ids: Sequence[str]) -> Replayed:
+    async def replay(self, ids: Sequence[str], hook_ids: Collection[str]) -> Replayed:
         """Put dead letters back, each to be delivered under its old id, with a new row of attempts.
 
-        Whoever replays a span asks for it and gives the ids; unknown ids are ignored.
+        Whoever replays a span asks for it and gives the ids; unknown ids are ignored. ``hook_ids``
+        are those of the enabled hooks: letters of others stay, put back they would be dropped.
         """
         ...
 

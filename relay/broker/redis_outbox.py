@@ -230,9 +230,9 @@ class RedisOutbox:
                 return keys, _read(text, DeadLetter)
         return None
 
-    async def replay(self, ids: Sequence[str]) -> Replayed:
+    async def replay(self, ids: Sequence[str], hook_ids: Collection[str]) -> Replayed:
         """Put dead letters back."""
-        put_back = bodiless = 0
+        put_back = bodiless = hookless = 0
         for letter_id in ids:
             found = await self._find_dead(letter_id)
             if found is None:
@@ -241,6 +241,9 @@ class RedisOutbox:
             waiting = replayed(letter)
             if waiting is None:
                 bodiless += 1
+                continue
+            if letter.hook_id not in hook_ids:
+                hookless += 1
                 continue
             put_back += await self._redis.run(
                 scripts.OUT_REPLAY,
@@ -252,7 +255,7 @@ class RedisOutbox:
                 wire.encode(waiting),
                 _member(waiting.mark),
             )  # fmt: skip
-        return Replayed(put_back, bodiless)
+        return Replayed(put_back, bodiless, hookless)
 
 
 class WakeChannels(Keyspace):

@@ -11,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 
 from relay import api, http
-from relay.broker import Attempt, Changes, DeadLetter, Lease, Limits, Reason, Tried
+from relay.broker import Attempt, Changes, DeadLetter, HookList, Lease, Limits, Reason, Tried
 from relay.broker.memory import MemoryBroker, MemoryOutbox, MemoryStore
 from relay.doors import Door
 from relay.hooks import AuthType, Hook, Hooks, HookType
@@ -70,6 +70,7 @@ def app(
 async def desk() -> AsyncIterator[Desk]:
     outbox = MemoryOutbox(Clock())
     store, troubles = MemoryStore(outbox), dict[str, str]()
+    await store.save_hooks(Hooks((hook("h1"), hook("h2"))), HookList(), NOW_MS)
     lease = await outbox.lease(0)
     assert lease is not None
     transport = httpx.ASGITransport(app(TOKEN, outbox, store, troubles))
@@ -86,6 +87,10 @@ def letter(
         cid="default:a", type="custom", event_id=f"e{number}", epoch="k", offset=number, body=body,
         tried=Tried(first_ms=NOW_MS, before=3, attempts=(attempt, attempt)),
     )  # fmt: skip
+
+
+def hook(name: str, *, enabled: bool = True) -> Hook:
+    return Hook(id=name, hook_type=HookType.WEBHOOK, enabled=enabled)
 
 
 # -- who may --------------------------------------------------------------------------------------
@@ -242,6 +247,17 @@ async def test_all_of_a_hook_are_put_back_page_by_page(desk: Desk) -> None:
     gone = [one for one in mine if one.body is None]
     assert (told["replayed"], told["bodiless"]) == (len(mine) - len(gone), len(gone))
     assert len(await desk.waiting()) == len(mine) - len(gone)
+
+
+async def test_those_of_hooks_that_are_disabled_or_gone_stay(desk: Desk) -> None:
+    hooks = Hooks((hook("h1"), hook("h2", enabled=False)))
+    assert await desk.store.save_hooks(hooks, await desk.store.hooks(), NOW_MS) is not None
+    await desk.bury(letter(1), letter(2, hook_id="h2"), letter(3, hook_id="gone"))
+    told = await desk.replay({"hook_id": "", "until": "2027-01-15T09:00:00Z"})
+    assert (told["replayed"], told["bodiless"], told["hookless"]) == (1, 0, 2)
+    assert await desk.waiting() == ["d0001"]
+    left = (await desk.get("dead_letters"))["dead_letters"]
+    assert [one["hook_id"] for one in left] == ["h2", "gone"]
 
 
 async def test_a_span_without_an_end_ends_now(desk: Desk) -> None:

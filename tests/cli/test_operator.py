@@ -142,11 +142,14 @@ def test_an_event_that_was_not_kept_is_said(relay: Relay, server: HttpServer) ->
 def test_a_replay_names_what_is_meant(
     relay: Relay, server: HttpServer, args: list[str], body: object
 ) -> None:
-    says(server, {"replayed": 2, "bodiless": 1})
+    says(server, {"replayed": 2, "bodiless": 1, "hookless": 3})
     answer = relay("dead", "replay", *args, "--url", server.url, **ENVIRON)
     assert asked(server) == ("POST", "/admin/dead_letters/replay", body)
     assert answer.stdout == "replayed 2\n"
-    assert answer.stderr == "1 cannot be replayed: their events were not kept\n"
+    assert answer.stderr == (
+        "1 cannot be replayed: their events were not kept\n"
+        "3 stay: their hooks are disabled or gone\n"
+    )
 
 
 @pytest.mark.parametrize(

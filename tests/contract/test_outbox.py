@@ -227,7 +227,7 @@ async def test_above_its_bound_the_oldest_become_dead_letters_without_body(rig: 
     letter = await bench.outbox.dead_letter(letters[0].id)
     assert letter is not None
     assert (letter.body, letter.hook_id, letter.cid, letter.offset) == (None, "", CID, 1)
-    assert await bench.outbox.replay([letter.id]) == Replayed(0, 1)
+    assert await bench.outbox.replay([letter.id], ["one"]) == Replayed(0, 1)
 
 
 # -- leases -----------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ async def test_what_waits_takes_room_until_it_is_over(rig: Rig) -> None:
     assert await room(ended={two.mark, Mark("unknown", "one")}) == left
     assert await room(ended={one.mark}) == 10_000
     assert await room(dead={"a": letter("a", body="x" * 1000)}) == 10_000
-    assert (await bench.outbox.replay(["a"])).replayed == 1
+    assert (await bench.outbox.replay(["a"], ["one"])).replayed == 1
     assert 8000 < await room() < 9000
     assert await room(ended={Mark("a", "one")}) == 10_000
 
@@ -361,7 +361,9 @@ async def test_what_waits_takes_room_until_it_is_over(rig: Rig) -> None:
 # -- dead letters -----------------------------------------------------------------------------
 
 
-def letter(name: str, at_ms: int = NOW, hook_id: str = "one", body: str = '{"é":1}') -> DeadLetter:
+def letter(
+    name: str, at_ms: int = NOW, hook_id: str = "one", body: str | None = '{"é":1}'
+) -> DeadLetter:
     return DeadLetter(
         id=name,
         at_ms=at_ms,
@@ -415,14 +417,22 @@ async def test_a_replayed_dead_letter_waits_and_is_due_at_once(bench: Bench) -> 
     await bury(bench, letter("a"), letter("b"))
     lease = await bench.lease()
     bench.woken.clear()
-    assert await bench.outbox.replay(["a", "unknown"]) == Replayed(1, 0)
+    assert await bench.outbox.replay(["a", "unknown"], ["one"]) == Replayed(1, 0)
     await until(lambda: bench.woken, "it wakes")
     assert (await bench.outbox.due(lease, NOW, 10)).marks == [Mark("a", "one")]
     [due] = await bench.outbox.waiting(lease, ["a"])
     assert (due.id, due.body, due.hook_id, due.event_id) == ("a", '{"é":1}', "one", "e1")
     assert due.tried == Tried(before=TRIED.number)
     assert [each.id for each in await bench.outbox.dead_letters(Span())] == ["b"]
-    assert await bench.outbox.replay(["a"]) == Replayed(0, 0)
+    assert await bench.outbox.replay(["a"], ["one"]) == Replayed(0, 0)
+
+
+async def test_a_dead_letter_that_nobody_would_get_stays(bench: Bench) -> None:
+    await bench.lease()
+    await bury(bench, letter("a"), letter("b", body=None))
+    assert await bench.outbox.replay(["a", "b"], ["another"]) == Replayed(0, 1, 1)
+    assert [each.id for each in await bench.outbox.dead_letters(Span())] == ["a", "b"]
+    assert (await bench.outbox.due(await bench.lease(), NOW, 10)).marks == []
 
 
 async def test_dead_letters_are_bounded_in_bytes_and_the_oldest_go(rig: Rig) -> None:
@@ -436,7 +446,7 @@ async def test_dead_letters_are_bounded_in_bytes_and_the_oldest_go(rig: Rig) -> 
     for _ in range(20):  # what is recorded again counts once
         await bury(bench, letter("29", NOW + 29, body="x" * 1000))
     assert len(await bench.outbox.dead_letters(Span())) == len(ids)
-    assert (await bench.outbox.replay(ids)).replayed == len(ids)
+    assert (await bench.outbox.replay(ids, ["one"])).replayed == len(ids)
     for n in range(30, 35):
         await bury(bench, letter(f"{n:02}", NOW + n, body="x" * 1000))
     assert len(await bench.outbox.dead_letters(Span())) == 5

@@ -401,7 +401,7 @@ async def test_a_replayed_dead_letter_is_delivered_under_its_id(rig: Works) -> N
     ids = [letter.id for letter in await rig.dead()]
     rig.sink.answer = lambda _hook, _delivery: OK
     rig.sink.attempts.clear()
-    assert await rig.outbox.replay(ids) == Replayed(2, 0)
+    assert await rig.outbox.replay(ids, ["one"]) == Replayed(2, 0)
     await rig.timers.advance(2.5)
     assert sorted(rig.sink.contents()) == ["x", "y"]
     assert {delivery.delivery_id for _, _, delivery, _ in rig.sink.attempts} == set(ids)
@@ -416,7 +416,7 @@ async def test_a_replayed_dead_letter_has_the_whole_table_again(rig: Works) -> N
     await rig.publish("x")
     await rig.timers.advance(20)
     [letter] = await rig.dead()
-    await rig.outbox.replay([letter.id])
+    await rig.outbox.replay([letter.id], ["one"])
     await rig.timers.advance(20)
     assert rig.sink.numbers == [1, 2, 3, 4, 5, 6]
     [again] = await rig.dead()
@@ -661,7 +661,7 @@ async def test_at_a_hooks_bound_its_oldest_become_dead_letters_without_body(rig:
     found = await rig.outbox.dead_letter(shed[0].id)
     assert found is not None
     assert found.body is None
-    assert (await rig.outbox.replay([shed[0].id])) == Replayed(0, 1)
+    assert (await rig.outbox.replay([shed[0].id], ["one"])) == Replayed(0, 1)
     rig.sink.answer = lambda _hook, _delivery: OK
     await rig.timers.advance(90)
     assert rig.sink.contents("bad")[-1] == 299
