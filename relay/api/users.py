@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -102,13 +104,15 @@ async def patch(api: Context, request: Request, caller: Caller) -> Response:
     for one in patches:
         if one.user_id not in known:
             raise NotFound(f"there is no user {one.user_id}", reason="no_such_user")
-    profiles = [_profile(one, known[one.user_id]) for one in patches]
-    saved = await views.gather_users(
-        api, [Named(one.user_id, profile) for one, profile in zip(patches, profiles, strict=True)]
-    )
+        _profile(one, known[one.user_id])  # one that is refused has nobody changed
+    now_ns = api.clock()
+    changes = [
+        api.store.change_user(one.user_id, partial(_profile, one), now_ns) for one in patches
+    ]
+    saved = {user.id: user for user in await asyncio.gather(*changes) if user is not None}
     await _announce(api, known, saved)
     # Also when nothing has changed: the request may repeat one that was cut off.
-    revoked = [saved[one.user_id] for one in patches if one.revokes]
+    revoked = [saved[one.user_id] for one in patches if one.revokes and one.user_id in saved]
     await together(api.watches.revoke(user.id, user.revoked_before / 1e9) for user in revoked)
     content = {
         "users": {user_id: users.full(user) for user_id, user in saved.items()},

@@ -327,6 +327,12 @@ class Store(Protocol):
         """Create or change a user and return it."""
         ...
 
+    async def change_user(
+        self, user_id: str, change: Callable[[User], Profile], now_ns: int
+    ) -> User | None:
+        """Save what ``change`` makes of a user as it is, and return it; None when unknown."""
+        ...
+
     async def query_users(self, query: Query) -> Found[User]:
         """Return the users that a query matches, found and bounded as ``query_calls`` does it.
 

@@ -114,11 +114,26 @@ class MemoryStore:
         """Create or change a user and return it."""
         self._forget(now_ns)
         user = changed(self._users.records.get(user_id), user_id, profile, now_ns)
-        self._users.put(user_id, user)
-        self._forgotten_at.pop(user_id, None)
-        if life_s := life_of_user_s(user):
-            self._forgotten_at[user_id] = now_ns + life_s * 1_000_000_000
+        self._keep(user, now_ns)
         return user
+
+    async def change_user(
+        self, user_id: str, change: Callable[[User], Profile], now_ns: int
+    ) -> User | None:
+        """Save what ``change`` makes of a user as it is, and return it; None when unknown."""
+        self._forget(now_ns)
+        present = self._users.records.get(user_id)
+        if present is None:
+            return None
+        user = changed(present, user_id, change(present), now_ns)
+        self._keep(user, now_ns)
+        return user
+
+    def _keep(self, user: User, now_ns: int) -> None:
+        self._users.put(user.id, user)
+        self._forgotten_at.pop(user.id, None)
+        if life_s := life_of_user_s(user):
+            self._forgotten_at[user.id] = now_ns + life_s * 1_000_000_000
 
     def _forget(self, now_ns: int) -> None:
         for _ in range(FORGOTTEN_AT_ONCE):

@@ -57,6 +57,16 @@ class RedisStore:
         assert user is not None, "nobody is deleted here"
         return user
 
+    async def change_user(
+        self, user_id: str, change: Callable[[User], Profile], now_ns: int
+    ) -> User | None:
+        """Save what ``change`` makes of a user as it is, and return it; None when unknown."""
+        _, user = await self._users.put(
+            user_id,
+            lambda present: present and changed(present, user_id, change(present), now_ns),
+        )
+        return user
+
     async def query_users(self, query: Query) -> Found[User]:
         """Return the users that a query matches."""
         return await self._queries.find(query, self._users)

@@ -7,15 +7,23 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import httpx
 import pytest
 
 from relay import users
 from relay.errors import Unavailable
+from relay.users import Profile, User
 from tests.edges import NOW_NS, Edges, edges, token
 
 pytestmark = pytest.mark.anyio
 
 UPSERT = "/api/v2/users"
+
+
+async def patch(relay: Edges, *patches: dict[str, Any]) -> httpx.Response:
+    return await relay.client.patch(
+        UPSERT, json={"users": patches}, params={"api_key": "key"}, headers=token()
+    )
 
 
 # -- upsert -------------------------------------------------------------------------------------
@@ -73,22 +81,33 @@ async def test_a_revocation_that_was_cut_off_is_made_by_the_repeat(
 ) -> None:
     """Or the sockets that the old tokens have opened would stay."""
     await relay.post(UPSERT, {"users": {"jane": {"id": "jane"}}}, headers=token())
-    body = {"users": [{"id": "jane", "set": {"revoke_tokens_issued_before": NOW_NS}}]}
-
-    async def patch() -> int:
-        response = await relay.client.patch(
-            UPSERT, json=body, params={"api_key": "key"}, headers=token()
-        )
-        return response.status_code
+    revoking = {"id": "jane", "set": {"revoke_tokens_issued_before": NOW_NS}}
 
     async def away(user_id: str | None, before_s: float) -> None:
         raise Unavailable("Redis is away")
 
     with monkeypatch.context() as changed:
         changed.setattr(relay.watches, "revoke", away)
-        assert await patch() == 503
-    assert await patch() == 200
+        assert (await patch(relay, revoking)).status_code == 503
+    assert (await patch(relay, revoking)).status_code == 200
     assert relay.watches.revoked == [("jane", NOW_NS / 1e9)]
+
+
+async def test_patches_of_one_user_at_once_all_happen(relay: Edges) -> None:
+    await relay.store.save_user("anna", Profile(custom={"old": 1}), NOW_NS)
+    change, met = relay.store.change_user, asyncio.Barrier(2)
+
+    async def change_together(*args: Any) -> User | None:
+        await met.wait()  # both have read what was there before
+        return await change(*args)
+
+    relay.store.change_user = change_together  # type: ignore[method-assign]
+    patches = ({"set": {"score": 5}}, {"set": {"name": "Anna"}, "unset": ["custom.old"]})
+    answers = await asyncio.gather(*(patch(relay, {"id": "anna", **said}) for said in patches))
+    assert [answer.status_code for answer in answers] == [200, 200]
+    user = await relay.store.user("anna")
+    assert user is not None
+    assert (user.name, user.custom) == ("Anna", {"score": 5})
 
 
 async def test_nobody_is_written_when_one_is_wrong(relay: Edges) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -61,6 +62,23 @@ async def test_changes_at_once_are_all_kept(store: Store) -> None:
     user = await store.user("ann")
     assert user is not None
     assert (user.name, user.image, user.role) == ("Ann", "a.png", "admin")
+
+
+async def test_a_user_is_changed_as_it_is_at_that_moment(store: Store) -> None:
+    await store.save_user("ann", Profile(name="Ann", custom={}), NOW)
+
+    def with_more(name: str) -> Callable[[User], Profile]:
+        return lambda user: Profile(custom={**user.custom, name: True})
+
+    names = [f"n{number}" for number in range(5)]
+    changes = [store.change_user("ann", with_more(name), NOW + 1) for name in names]
+    changed = await asyncio.gather(*changes)
+    user = await store.user("ann")
+    assert user is not None
+    assert (user.name, user.custom) == ("Ann", dict.fromkeys(names, True))
+    assert user in changed
+    assert await store.change_user("bob", with_more("x"), NOW) is None
+    assert await store.user("bob") is None
 
 
 def query(filter_conditions: object = None, **more: object) -> Query:
