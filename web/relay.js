@@ -175,6 +175,7 @@ export class Call extends Emitter {
   #relay;
   #recent = new Recent(LIMITS.seen);
   #replay = null; // {from, top, count} between call.watching and the last missed event
+  #isHandedBack = false; // by a second line that ended, to the first, which never did
   cid;
   /** `pending` (not yet, or not any more, on this connection), `watching`, `refused`, `ended`. */
   state = "pending";
@@ -184,6 +185,8 @@ export class Call extends Emitter {
   watchers = { count: 0, users: [] };
   /** @internal The line on which the watch was answered. */
   _line = null;
+  /** @internal The id of the question that is to be answered: one at a time, on one line. */
+  _asked = null;
 
   /** @internal */
   constructor(relay, cid, since, report) {
@@ -207,6 +210,14 @@ export class Call extends Emitter {
   _pause() {
     if (this.state === "watching") this.state = "pending";
     this.#replay = null;
+    this.#isHandedBack = false;
+    this._line = null;
+  }
+
+  /** @internal The line it had moved to went away, the one before is there: its answer fills what we did not hear. */
+  _handBack() {
+    this.state = "pending";
+    this.#isHandedBack = true;
     this._line = null;
   }
 
@@ -214,7 +225,8 @@ export class Call extends Emitter {
   _watching({ epoch, offset, recovered }, line) {
     const from = this.position;
     const top = { epoch, offset };
-    const moved = this._line !== null && this._line !== line;
+    const moved = this.#isHandedBack || (this._line !== null && this._line !== line);
+    this.#isHandedBack = false;
     this._line = line;
     this.state = "watching";
     // We were never away: what the first socket did not deliver any more follows as if it had.
@@ -222,6 +234,7 @@ export class Call extends Emitter {
     this._emit("watching", { ...top, recovered });
     if (from === null || recovered !== true) this.#moveTo(top);
     if (from === null) return;
+    this.#replay = null;
     if (recovered !== true) return this._emit("gap", { from, to: top });
     // The position must not run ahead of what was delivered: a second cut would lose the rest.
     this.#replay = { from, top, count: 0 };
@@ -246,20 +259,21 @@ export class Call extends Emitter {
     const lost = kept && event.epoch === this.position?.epoch && event.offset > this.position.offset + 1;
     if (lost) this._emit("gap", { from: this.position, to: { epoch: event.epoch, offset: event.offset - 1 } });
     if (isNew) this.#deliver(event, { missed });
-    if (kept) this.#advance(event, missed && isNew);
+    if (kept && (isNew || event.offset > this.position.offset)) this.#advance(event, missed && isNew);
     return isNew;
   }
 
   /**
-   * An event_id belongs to its sender. Where no sender is named (webhooks), two events may carry
-   * the same id: in one epoch the offset tells them apart, across epochs the id is all there is.
+   * An event_id belongs to its sender, who is not always named (a webhook), and not by the user alone
+   * (a server publishes for users). Two events with the same id are therefore told apart by their
+   * offsets in one epoch; across epochs, and of volatile ones, the id is all there is.
    */
   #isRepeat(event, kept) {
     if (event.event_id === undefined) return false;
-    const epoch = kept ? event.epoch : null;
-    const before = this.#recent.swap(`${event.user?.id ?? event.type}\n${event.event_id}`, epoch);
+    const key = `${kept}\n${event.user?.id ?? event.type}\n${event.event_id}`;
+    const before = this.#recent.swap(key, { epoch: event.epoch, offset: event.offset });
     if (before === undefined) return false;
-    return event.user?.id !== undefined || !kept || before !== epoch;
+    return !kept || before.epoch !== event.epoch || before.offset === event.offset;
   }
 
   #deliver(event, meta) {
@@ -291,6 +305,9 @@ export class Call extends Emitter {
     this._emit("position", position);
   }
 }
+
+/** Who waits for an answer that concerns nobody (any more). */
+const NOBODY = { ok() {}, failed() {}, late() {}, cut() {} };
 
 /** A random id for an event. `crypto.randomUUID` is missing on plain-http pages; this is not. */
 export function newEventId() {
@@ -489,8 +506,8 @@ export class Relay extends Emitter {
     if (this.#calls.size >= LIMITS.calls) throw new RelayError("too many calls", { code: "queue_full" });
     const call = new Call(this, cid, since, this.#options.onListenerError ?? reportListenerError);
     this.#calls.set(cid, call);
-    if (this.state === "open") this.#askToWatch(call);
-    if (this.#move?.line?.ready) this.#askToWatch(call, 0, this.#move.line);
+    if (this.#move?.line?.ready) this.#moveCall(call);
+    else if (this.state === "open") this.#askToWatch(call);
     return call;
   }
 
@@ -505,7 +522,7 @@ export class Relay extends Emitter {
       }
     }
     call.state = "ended";
-    this.#watchMoved(call, this.#move?.line);
+    this.#hasMoved(call);
   }
 
   /**
@@ -725,15 +742,20 @@ export class Relay extends Emitter {
     this.#ready(line, welcome);
     this.#move.welcome = welcome;
     const calls = [...this.#calls.values()].filter(({ state }) => state === "watching" || state === "pending");
-    this.#move.left = new Set(calls);
-    calls.forEach((call) => this.#askToWatch(call, 0, line));
+    this.#move.left = new Set();
+    calls.forEach((call) => this.#moveCall(call));
     if (calls.length === 0) this.#adopt();
   }
 
-  /** One call less that only the first socket delivers. */
-  #watchMoved(call, line) {
-    if (!this.#move?.left.delete(call) || line !== this.#move.line) return;
-    if (this.#move.left.size === 0) this.#adopt();
+  /** Watch a call on the second socket. Until it answers the first one delivers, if it did before. */
+  #moveCall(call) {
+    this.#move.left.add(call);
+    this.#askToWatch(call, 0, this.#move.line);
+  }
+
+  /** One call less that the second socket does not deliver. */
+  #hasMoved(call) {
+    if (this.#move?.left.delete(call) && this.#move.left.size === 0) this.#adopt();
   }
 
   /** There is no second socket, for now: again while there is time, else this one's end is like any other. */
@@ -741,12 +763,12 @@ export class Relay extends Emitter {
     const move = this.#move;
     const { line } = move;
     move.line = null;
+    move.left.clear();
     this.#leave(line);
     this.#forgetAsked(line);
     for (const call of this.#calls.values()) {
-      if (call._line !== line || line === null) continue;
-      call._line = this.#line; // which went on delivering, but we no longer listened
-      this.#askToWatch(call);
+      if (line !== null && call._line === line) call._handBack();
+      if (call.state === "pending" && !this.#asked.has(call._asked)) this.#askToWatch(call);
     }
     const wait = retryDelay(move.tries, this.#options.random, this.#timing);
     move.tries += 1;
@@ -764,7 +786,7 @@ export class Relay extends Emitter {
     this.#line = line;
     for (const call of this.#calls.values()) if (call._line === old) call._pause(); // its answer is on the way
     this.#settleIn(welcome);
-    if (line.token !== this.#token) this.#ask({ type: "token.refresh", token: this.#token }, { ok() {}, failed() {}, late() {} });
+    if (line.token !== this.#token) this.#ask({ type: "token.refresh", token: this.#token }, NOBODY);
     const rest = Math.min(this.#timing.probe, Math.max(0, deadline - this.#clock.now()));
     this.#arm("retire", rest, () => this.#retire());
     if (old.socket.readyState > 1) this.#retire();
@@ -919,15 +941,17 @@ export class Relay extends Emitter {
 
   // --- frames out -----------------------------------------------------------------------------
 
-  /** Send a command; `then` = {ok, failed, late, cut}: exactly one is called. */
+  /** Send a command and return its id; `then` = {ok, failed, late, cut}: at most one is called. */
   #ask(command, then, line = this.#line) {
     const id = ++this.#commandId;
-    this.#asked.set(id, { ...then, line });
+    const asked = { ...then, line };
+    this.#asked.set(id, asked);
     this.#arm(`ask ${id}`, this.#timing.command, () => {
       this.#settle(id);
-      then.late();
+      asked.late();
     });
     this.#write({ ...command, id }, line);
+    return id;
   }
 
   #settle(id) {
@@ -935,8 +959,11 @@ export class Relay extends Emitter {
     this.#disarm(`ask ${id}`);
   }
 
+  /** Ask for a call on one line; an answer to what was asked before is nobody's from now on. */
   #askToWatch(call, tries = 0, line = this.#line) {
     if (this.#calls.get(call.cid) !== call) return;
+    this.#disarm(`watch ${call.cid}`);
+    Object.assign(this.#asked.get(call._asked) ?? {}, NOBODY);
     const wait = retryDelay(tries + 1, this.#options.random, this.#timing);
     const again = () => {
       if (line === this.#move?.line) this.#moveFailed();
@@ -944,9 +971,9 @@ export class Relay extends Emitter {
     };
     const refused = (error) => {
       this.#watchRefused(call, error);
-      this.#watchMoved(call, line);
+      this.#hasMoved(call);
     };
-    this.#ask({ type: "call.watch", call_cid: call.cid, since: call.position ?? undefined }, {
+    call._asked = this.#ask({ type: "call.watch", call_cid: call.cid, since: call.position ?? undefined }, {
       ok: (frame) => this.#watchAnswered(call, frame, line),
       failed: (error) => (error.temporary ? again() : refused(error)),
       late: again,
@@ -955,9 +982,8 @@ export class Relay extends Emitter {
 
   #watchAnswered(call, frame, line) {
     if (this.#calls.get(call.cid) !== call) return;
-    if (line === this.#line && this.#move?.line && call._line === this.#move.line) return; // it has moved
     call._watching(frame, line);
-    this.#watchMoved(call, line);
+    if (line === this.#move?.line) this.#hasMoved(call);
   }
 
   #watchRefused(call, error) {

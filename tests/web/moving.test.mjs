@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { TIMING, tokenExpiry } from "../../web/relay.js";
-import { CID, settle, setUp, setUpWatching } from "./fakes.mjs";
+import { CID, reconnect, settle, setUp, setUpWatching } from "./fakes.mjs";
 
 const WITHIN = 4_000;
 
@@ -261,6 +261,140 @@ test("an answer of the first socket does not bring back a call that has moved", 
   assert.deepEqual(late, [1, 2]);
 });
 
+test("nor does one that comes after the move, while the first socket still owes another answer", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay, call, errors } = world;
+  const other = relay.watch("default:other");
+  const asked = first.last("call.watch");
+  const sending = call.send({ n: 1 });
+  const late = [];
+  other.on("event", ({ offset }) => late.push(offset));
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  for (const { id, call_cid } of second.of("call.watch")) {
+    second.say({ type: "call.watching", id, call_cid, epoch: "e1", offset: 0, recovered: call_cid === CID });
+  }
+  assert.equal(first.closed, false);
+  first.say({ type: "call.watching", id: asked.id, call_cid: other.cid, epoch: "e1", offset: 0 });
+  first.sent(first.last("call.send"));
+  await sending;
+  assert.equal(first.closed, true);
+  second.event(1, { call_cid: other.cid });
+  assert.deepEqual(late, [1]);
+  assert.equal(other.state, "watching");
+  assert.deepEqual(errors, []);
+});
+
+test("a refusal that the first socket sends too late is nobody's", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay, call, errors } = world;
+  const other = relay.watch("default:other");
+  const asked = first.last("call.watch");
+  const sending = call.send({ n: 1 });
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  for (const { id, call_cid } of second.of("call.watch")) {
+    second.say({ type: "call.watching", id, call_cid, epoch: "e1", offset: 0, recovered: call_cid === CID });
+  }
+  first.refuse(asked, 4, 400);
+  assert.equal(other.state, "watching");
+  first.sent(first.last("call.send"));
+  await sending;
+  assert.deepEqual(errors, []);
+});
+
+test("a call that was not answered by the first socket yet has no gap in the move", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  const other = relay.watch("default:other");
+  const late = [];
+  const gaps = [];
+  other.on("event", ({ offset }) => late.push(offset));
+  other.on("gap", (gap) => gaps.push(gap));
+  first.watching({ offset: 5 });
+  first.event(6, { call_cid: other.cid });
+  second.watching({ offset: 6 });
+  second.event(7, { call_cid: other.cid });
+  assert.deepEqual(late, [7]);
+  assert.deepEqual(gaps, []);
+});
+
+test("a call that was asked for on a second socket that fails is asked for on the first", async () => {
+  const { first, second, relay, clock } = await movingIn();
+  const other = relay.watch("default:other");
+  second.cut();
+  assert.equal(first.last("call.watch").call_cid, other.cid);
+  first.watching({ offset: 5 });
+  first.event(6, { call_cid: other.cid });
+  assert.deepEqual(other.position, { epoch: "e1", offset: 6 });
+  await clock.advance(TIMING.command + TIMING.backoffBase);
+  assert.equal(first.of("call.watch").length, 2);
+});
+
+test("what comes before the first socket has answered again is not taken for a gap", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay, call, seen, gaps, recovered } = world;
+  relay.watch("default:other");
+  first.watching();
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  const [one] = second.of("call.watch");
+  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  first.event(1);
+  first.event(2); // not listened to, and the second socket fails before it delivers them
+  second.cut();
+  first.event(3);
+  first.watching({ offset: 3, recovered: true });
+  [1, 2, 3, 4].forEach((offset) => first.event(offset));
+  assert.deepEqual(seen, [1, 2, 3, 4].map((n) => ({ n, missed: false })));
+  assert.deepEqual([gaps, recovered], [[], []]);
+  assert.equal(call.state, "watching");
+});
+
+test("what was being replayed is not called recovered when the move has lost it", async () => {
+  const world = await setUpWatching();
+  const { clock, seen, gaps, recovered, call } = world;
+  const first = await reconnect(world);
+  first.watching({ offset: 5, recovered: true });
+  first.event(1);
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  const second = world.sockets.at(-1);
+  welcome(second);
+  second.watching({ epoch: "e2", offset: 9, recovered: false });
+  second.event(10, { epoch: "e2" });
+  assert.equal(gaps.length, 1);
+  assert.deepEqual(recovered, []);
+  assert.deepEqual(seen.at(-1), { n: 10, missed: false });
+  assert.deepEqual(call.position, { epoch: "e2", offset: 10 });
+});
+
+test("an epoch that begins during the move repeats nothing and turns no position back", async () => {
+  const { first, second, seen, call } = await movingIn();
+  const place = (socket, epoch, offset) => socket.event(offset, { epoch, event_id: `${epoch}-${offset}`, user: undefined, type: "call.updated" });
+  const types = [];
+  call.on("event", ({ offset }) => types.push(offset));
+  place(first, "e1", 1);
+  place(first, "e2", 2);
+  second.watching({ epoch: "e2", offset: 2, recovered: true });
+  place(second, "e1", 1);
+  assert.deepEqual(call.position, { epoch: "e2", offset: 2 });
+  place(second, "e2", 2);
+  place(second, "e2", 3);
+  assert.deepEqual(types, [1, 2, 3]);
+  assert.equal(seen.length, 3);
+});
+
 test("a new name for the place we are at is taken over in the move", async () => {
   const { first, second, call, gaps } = await movingIn();
   first.event(1);
@@ -276,10 +410,10 @@ test("what a failed second socket was asked is not asked again of the first", as
   assert.equal(first.of("call.watch").length, 1);
 });
 
-test("what is watched or left during the move is so on both sockets", async () => {
+test("what is watched during the move is asked for where it is to stay; what is left is left on both", async () => {
   const { first, second, relay, call } = await movingIn();
   relay.watch("default:new");
-  assert.equal(first.last("call.watch").call_cid, "default:new");
+  assert.equal(first.last("call.watch").call_cid, CID);
   assert.equal(second.last("call.watch").call_cid, "default:new");
   call.unwatch();
   assert.equal(first.last("call.unwatch").call_cid, CID);

@@ -503,6 +503,17 @@ test("repeats are dropped by the sender's event_id, also when volatile or under 
   assert.deepEqual(seen.map(({ n }) => n), [1, 7]);
 });
 
+test("what a user has sent suppresses nothing that a server sends in its name under the same event_id", async () => {
+  const { sockets, call } = await setUpWatching();
+  const offsets = [];
+  call.on("event", ({ offset }) => offsets.push(offset));
+  sockets[0].event(undefined, { epoch: undefined, event_id: "pay-17" });
+  sockets[0].event(1, { event_id: "pay-17" });
+  sockets[0].event(2, { event_id: "pay-17" });
+  sockets[0].event(2, { event_id: "pay-17", epoch: "e2" });
+  assert.deepEqual(offsets, [undefined, 1, 2]);
+});
+
 test("nobody can suppress another's event with the same event_id", async () => {
   const { sockets, seen } = await setUpWatching();
   sockets[0].event(1, { event_id: "x", user: { id: "mallory" } });
