@@ -1,8 +1,8 @@
 """Learn calls, members and users from Stream's own webhooks: they can be asked for here too.
 
 A webhook that carries a ``call`` registers it or brings it up to date; one that arrives late does
-not undo a newer one. What cannot be read, or would make a call larger than the store takes, is left
-out: the event itself is relayed all the same.
+not undo a newer one, nor bring back a call that was deleted. What cannot be read, or would make a
+call larger than the store takes, is left out: the event itself is relayed all the same.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Registry:
             return
         cid = body["call_cid"]
         if body["type"] == "call.deleted":
+            await self._store.note_gone(cid, _created_at(shown, now_ns), now_ns)
             await self._store.delete_call(cid)
             return
         try:
@@ -53,9 +54,22 @@ class Registry:
             *(self._store.save_user(user_id, profile, now_ns) for user_id, profile in users.items())
         )
         removed = _removed(body)
+
+        async def is_known() -> bool:
+            change = await self._store.change_call(
+                cid, lambda known: _newer(known, said, members, removed)
+            )
+            return change is not None
+
+        if await is_known():
+            return
+        gone = await self._store.gone(cid, now_ns)
+        if gone is not None and said.created_at <= gone:
+            log.info("call not registered", cid=cid, problem="it was deleted")
+            return
         _, created = await self._store.create_call(_with(said, members, removed))
         if not created:
-            await self._store.change_call(cid, lambda known: _newer(known, said, members, removed))
+            await is_known()  # another was first
 
 
 def _read_call(cid: str, shown: Mapping[str, Any], now_ns: int) -> Call:
@@ -79,6 +93,14 @@ def _read_call(cid: str, shown: Mapping[str, Any], now_ns: int) -> Call:
             for user_id in (blocked if isinstance(blocked, list) else [])
         ),
     )
+
+
+def _created_at(shown: Mapping[str, Any], now_ns: int) -> int:
+    """Return when a call was created as far as that can be read, else now."""
+    try:
+        return _time(shown, "created_at") or now_ns
+    except BadInput:
+        return now_ns
 
 
 def _time(shown: Mapping[str, Any], name: str) -> int | None:

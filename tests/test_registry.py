@@ -10,7 +10,7 @@ import pytest
 
 from relay import calls, users
 from relay.broker.memory import MemoryStore
-from relay.broker.rules import CALL_BYTES
+from relay.broker.rules import CALL_BYTES, GONE_S
 from relay.calls import Call, Member, MemberChange, Permissions
 from relay.registry import Registry
 from relay.users import User
@@ -96,6 +96,37 @@ async def test_members_come_and_go(store: MemoryStore, registry: Registry) -> No
 async def test_a_deleted_call_is_forgotten(store: MemoryStore, registry: Registry) -> None:
     await registry.learn(body(), NOW)
     await registry.learn(body("call.deleted"), NOW)
+    assert await store.call(CID) is None
+
+
+@pytest.mark.parametrize("kind", ["call.created", "call.session_ended"])
+async def test_late_news_of_a_deleted_call_do_not_bring_it_back(
+    store: MemoryStore, registry: Registry, kind: str
+) -> None:
+    await registry.learn(body(), NOW)
+    await registry.learn(body("call.deleted"), NOW)
+    await registry.learn(body(kind), NOW + GONE_S * 10**9 - 1)
+    assert await store.call(CID) is None
+
+
+async def test_a_call_that_is_created_again_after_it_was_deleted_is_registered(
+    store: MemoryStore, registry: Registry
+) -> None:
+    await registry.learn(body("call.deleted"), NOW)
+    again = body()
+    again["call"]["created_at"] = NOW + 1
+    await registry.learn(again, NOW)
+    assert await store.call(CID) is not None
+
+
+async def test_a_call_is_deleted_whatever_is_said_of_when_it_began(
+    store: MemoryStore, registry: Registry
+) -> None:
+    await registry.learn(body(), NOW)
+    deleted = body("call.deleted")
+    deleted["call"]["created_at"] = "soon"
+    await registry.learn(deleted, NOW)
+    await registry.learn(body(), NOW)
     assert await store.call(CID) is None
 
 

@@ -360,6 +360,14 @@ class Store(Protocol):
         """Delete a call and return it as it was; None when there is no such call."""
         ...
 
+    async def note_gone(self, cid: str, created_at: int, now_ns: int) -> None:
+        """Remember for ``GONE_S`` that this call, created then (ns), was deleted elsewhere."""
+        ...
+
+    async def gone(self, cid: str, now_ns: int) -> int | None:
+        """Return when the call was created that was noted to be gone; None when none was."""
+        ...
+
     async def query_calls(self, query: Query) -> Found[Call]:
         """Return the calls that a query matches.
 

@@ -131,6 +131,10 @@ class Keyspace:
         """Return the key of the call as the store keeps it."""
         return self._of_call(cid, "call")
 
+    def gone(self, cid: str) -> str:
+        """Return the key that says that a call was deleted elsewhere."""
+        return self._of_call(cid, "gone")
+
     def connections(self, user_id: str) -> str:
         """Return the hash of how many sockets a user has, by process."""
         return f"{self._prefix}sockets:{user_id}"

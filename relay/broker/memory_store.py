@@ -17,7 +17,7 @@ from relay.broker import Change, HookList
 from relay.broker.finding import Budget, Queries
 from relay.broker.indexes import Mark, Span, marks_of_call, marks_of_user
 from relay.broker.memory_outbox import MemoryOutbox
-from relay.broker.rules import call_text, life_of_user_s
+from relay.broker.rules import GONE_S, call_text, life_of_user_s
 from relay.calls import Call
 from relay.filters import Found, Query
 from relay.hooks import Hooks
@@ -97,6 +97,7 @@ class MemoryStore:
         self._users = MemoryTable[User](marks_of_user)
         # In the order in which they are forgotten; uses by the length of their window, so too.
         self._forgotten_at: OrderedDict[str, int] = OrderedDict()
+        self._gone: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._spent: defaultdict[int, OrderedDict[tuple[int, str], int]] = defaultdict(OrderedDict)
 
     # -- users ----------------------------------------------------------------------------------
@@ -185,6 +186,21 @@ class MemoryStore:
         if before is not None:
             self._calls.put(cid, None)
         return before
+
+    async def note_gone(self, cid: str, created_at: int, now_ns: int) -> None:
+        """Remember for ``GONE_S`` that this call, created then, was deleted elsewhere."""
+        self._gone.pop(cid, None)
+        self._gone[cid] = created_at, now_ns + GONE_S * 1_000_000_000
+        for _ in range(FORGOTTEN_AT_ONCE):
+            oldest = next(iter(self._gone))
+            if self._gone[oldest][1] >= now_ns:
+                break
+            del self._gone[oldest]
+
+    async def gone(self, cid: str, now_ns: int) -> int | None:
+        """Return when the call was created that was noted to be gone; None when none was."""
+        created_at, until = self._gone.get(cid, (None, 0))
+        return created_at if now_ns < until else None
 
     async def query_calls(self, query: Query) -> Found[Call]:
         """Return the calls that a query matches."""

@@ -13,7 +13,7 @@ from relay.broker.finding import Queries
 from relay.broker.indexes import marks_of_call, marks_of_user
 from relay.broker.redis_broker import RedisBroker
 from relay.broker.redis_table import Table
-from relay.broker.rules import call_text, life_of_user_s
+from relay.broker.rules import GONE_S, call_text, life_of_user_s
 from relay.calls import Call
 from relay.filters import Found, Query
 from relay.hooks import Hooks
@@ -101,6 +101,15 @@ class RedisStore:
         """
         before, _ = await self._calls.put(cid, lambda present: None)
         return before
+
+    async def note_gone(self, cid: str, created_at: int, now_ns: int) -> None:
+        """Remember for ``GONE_S`` that this call, created then, was deleted elsewhere."""
+        await self._redis.request("SET", self._keyspace.gone(cid), created_at, "EX", GONE_S)
+
+    async def gone(self, cid: str, now_ns: int) -> int | None:
+        """Return when the call was created that was noted to be gone; None when none was."""
+        created_at = await self._redis.request("GET", self._keyspace.gone(cid))
+        return None if created_at is None else int(created_at)
 
     async def query_calls(self, query: Query) -> Found[Call]:
         """Return the calls that a query matches."""

@@ -19,6 +19,9 @@ PAGE_BYTES: Final = 262_144
 PAGE_COUNT: Final = 1000
 """A page of history ends with the entry that reaches either."""
 
+GONE_S: Final = 24 * 3600
+"""How long it is remembered that a call was deleted elsewhere: news of it that are late come within
+that."""
 CALL_BYTES: Final = 512 * 1024
 """What a call may be as JSON: it is read and written whole."""
 

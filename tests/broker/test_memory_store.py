@@ -43,6 +43,17 @@ async def test_more_guests_are_forgotten_than_come() -> None:
     assert set(store._users.records) == {f"late-{number}" for number in range(30)}
 
 
+async def test_calls_that_were_deleted_elsewhere_are_forgotten_after_a_day() -> None:
+    store = MemoryStore()
+    for number in range(100):
+        await store.note_gone(f"default:early-{number}", T0, T0 + number)
+    assert await store.gone("default:early-0", T0 + 24 * HOUR - 1) == T0
+    assert await store.gone("default:early-0", T0 + 24 * HOUR) is None
+    for number in range(30):
+        await store.note_gone(f"default:late-{number}", T0, T0 + 25 * HOUR)
+    assert set(store._gone) == {f"default:late-{number}" for number in range(30)}
+
+
 async def test_windows_that_ended_are_dropped() -> None:
     store = MemoryStore()
     await store.spend("ann", 3600, T0)

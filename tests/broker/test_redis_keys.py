@@ -47,6 +47,12 @@ async def test_nothing_outlives_the_position_it_refers_to(rig: RedisRig) -> None
     assert lives["w"] == pytest.approx(1120, abs=2)
 
 
+async def test_a_call_that_was_deleted_elsewhere_is_forgotten_after_a_day(rig: RedisRig) -> None:
+    broker = await rig.broker()
+    await rig.store(broker).note_gone(CID, 1, 2)
+    assert lifetimes(rig)["gone"] == pytest.approx(86_400, abs=2)
+
+
 async def test_a_minted_id_is_remembered_for_the_relays_own_tries_only(rig: RedisRig) -> None:
     broker = await rig.broker(LIMITS)
     await broker.publish(event(1, minted=True))

@@ -128,6 +128,18 @@ async def test_a_deleted_call_is_gone_and_can_be_created_anew(store: Store) -> N
     assert await found(store) == await found(store, {"members": "ann"}) == ["001"]
 
 
+async def test_a_call_that_was_deleted_elsewhere_is_remembered_and_can_be_created(
+    store: Store,
+) -> None:
+    assert await store.gone(CALL.cid, T0) is None
+    await store.note_gone(CALL.cid, T0 - 1, T0)
+    await store.note_gone(CALL.cid, T0, T0)
+    await store.note_gone("default:002", T0 + 2, T0)
+    assert await store.gone(CALL.cid, T0 + 1) == T0
+    assert await store.gone("default:002", T0 + 1) == T0 + 2
+    assert await store.create_call(CALL) == (CALL, True)
+
+
 async def test_members_are_found_while_they_are_members(store: Store) -> None:
     await store.create_call(CALL)
     assert await found(store, {"members": {"$in": ["bob", "cyd"]}}) == ["001"]
