@@ -152,7 +152,9 @@ class Clients:
             self._retire(key)
             opened = self._opened[key] = await self._open(key)
             if len(self._opened) > MOST_CLIENTS:
-                self._retire(next(iter(self._opened)))
+                oldest = next(iter(self._opened))
+                self._retire(oldest)
+                self._locks.pop(oldest, None)
         await self._close_retired(time.monotonic())
         return opened.client
 
@@ -168,7 +170,6 @@ class Clients:
 
     def _retire(self, key: Aws) -> None:
         """Forget a client; it is closed once nothing can be under way with it."""
-        self._locks.pop(key, None)
         if (found := self._opened.pop(key, None)) is not None:
             self._retired.append((time.monotonic() + 2 * REQUEST_LIMIT_S, found.stack))
 

@@ -323,6 +323,14 @@ async def test_a_client_is_opened_once_however_many_want_it_and_the_oldest_goes(
     assert await queues.clients.get(accounts[0].aws) is not first[0]
 
 
+async def test_a_role_is_assumed_once_however_many_deliveries_wait_for_it(
+    cloud: Cloud, queues: BatchSink
+) -> None:
+    queue = changed(await cloud.queue("shared"), sqs_role_arn="arn:aws:iam::123456789012:role/r")
+    clients = await asyncio.gather(*[queues.clients.get(queue.aws) for _ in range(5)])
+    assert len(set(map(id, clients))) == 1
+
+
 async def test_what_its_library_does_wrong_is_an_outcome_too(cloud: Cloud) -> None:
     class Broken(Sqs):
         async def send(self, *_: object) -> list[Result]:
