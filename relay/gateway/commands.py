@@ -128,9 +128,9 @@ class Worker:
         connection, session = self._connection, self._connection.session
         now_ns = self._sockets.now_ns()
         try:
-            user = await self._sockets.save_user(action.user_id, action.profile)
-            session.claims.check_revoked(user.revoked_before)
-            connection_id = await self._sockets.admit(connection, user.id)
+            user, connection_id = await self._sockets.log_in(
+                connection, action.user_id, action.profile
+            )
         except Refused as error:
             connection.perform(session.refused(error, now_ns))
         except Unavailable as error:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import msgspec
 from websockets.http11 import Request
 
-from relay import logs, metrics, tokens, wire
+from relay import logs, metrics, permissions, tokens, wire
 from relay.broker import Broker, Store
 from relay.broker.seats import Seat
 from relay.broker.tickets import Tickets
@@ -43,6 +43,7 @@ from relay.gateway.quota import Quota
 from relay.gateway.remote import Remote
 from relay.gateway.returns import Returns
 from relay.gateway.session import Rules, Session
+from relay.gateway.underway import Arriving, Beginning, noted
 from relay.gateway.wheel import Wheel
 from relay.pace import Pace
 from relay.tasks import Tasks, together
@@ -68,17 +69,6 @@ class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
     slow_timeout_s: float = 30.0
     user_connections: int = 50
     watch_limit: int = 1000
-
-
-class _Beginning:
-    """A watch that is being begun; who is expelled meanwhile does not get it."""
-
-    __slots__ = ("cid", "connection", "is_expelled")
-
-    def __init__(self, connection: Connection, cid: str) -> None:
-        self.connection = connection
-        self.cid = cid
-        self.is_expelled = False
 
 
 class Sockets:
@@ -124,7 +114,8 @@ class Sockets:
         self._open: set[Connection] = set()
         self._by_id: dict[str, Connection] = {}
         self._by_user: defaultdict[str, set[Connection]] = defaultdict(set)
-        self._beginning: set[_Beginning] = set()
+        self._arriving: set[Arriving] = set()
+        self._beginning: set[Beginning] = set()
         self._occupied: set[Seat] = set()
         self._vacated: Callable[[Seat], None] | None = None
         self._draining = False
@@ -229,16 +220,23 @@ class Sockets:
         forwarded = ",".join(request.headers.get_all("X-Forwarded-For"))
         return client_address(peer, forwarded, self._trusted)
 
-    async def save_user(self, user_id: str, profile: Profile) -> User:
-        """Create or change the user that logs in."""
-        return await self._store.save_user(user_id, profile, self.now_ns())
+    async def log_in(
+        self, connection: Connection, user_id: str, profile: Profile
+    ) -> tuple[User, str]:
+        """Save the user that logs in, and return it with the id of its socket.
 
-    async def admit(self, connection: Connection, user_id: str) -> str:
-        """Return the id of a socket that has logged in.
-
-        Raises ``RateLimited`` over the user's limit, ``Unavailable`` when that cannot be told.
+        Raises ``TokenExpired`` when the token was revoked, ``RateLimited`` over the user's limit,
+        and ``Unavailable`` when that cannot be told.
         """
-        await self._quota.check(user_id)
+        claims = connection.session.claims
+        with noted(Arriving(claims), self._arriving) as arriving:
+            user = await self._store.save_user(user_id, profile, self.now_ns())
+            claims.check_revoked(user.revoked_before)
+            await self._quota.check(user_id)
+            arriving.check()
+        return user, self._admit(connection, user_id)
+
+    def _admit(self, connection: Connection, user_id: str) -> str:
         nonce = secrets.token_hex(8)
         connection_id = tokens.connection_id(self._broker.node, nonce, user_id, self._secret)
         self._by_id[connection_id] = connection
@@ -260,7 +258,9 @@ class Sockets:
         others are remembered.
         """
         try:
-            await self._check_call(connection, cid)
+            with noted(Beginning(connection, cid), self._beginning) as beginning:
+                await self._check_call(connection, cid)
+                beginning.check()
         except RelayError as error:
             self.door.refused(error)
             raise
@@ -291,24 +291,19 @@ class Sockets:
     async def _watch(self, connection: Connection, cid: str, since: Position | None) -> Watching:
         if cid not in connection.calls:
             self._check_room(connection, 1)
-        beginning = _Beginning(connection, cid)
-        self._beginning.add(beginning)
-        try:
+        with noted(Beginning(connection, cid), self._beginning) as beginning:
             await self._check_call(connection, cid)
             watching = await self._hub.watch(connection, cid, since)
             self._begin(beginning)
-        finally:
-            self._beginning.discard(beginning)
         return watching
 
-    def _begin(self, beginning: _Beginning) -> None:
+    def _begin(self, beginning: Beginning) -> None:
         """Note that a watch has begun, or end it at once when it may no longer be."""
         connection, cid = beginning.connection, beginning.cid
         if not connection.is_open or cid in connection.calls:
             return
         try:
-            if beginning.is_expelled:
-                raise NotAllowed(f"the call {cid} was closed to this user", reason="expelled")
+            beginning.check()
             self._check_room(connection, 1)
         except Refused:
             self._hub.unwatch(connection, cid)
@@ -334,11 +329,16 @@ class Sockets:
 
     async def _check_call(self, connection: Connection, cid: str) -> None:
         """Raise ``NotFound`` or ``NotAllowed`` when a socket may not use a call."""
-        call = await self._store.call(cid)
+        call, user = await self._store.call(cid), connection.user
         if call is None and self._strict_calls:
             raise NotFound(f"the call {cid} was never created")
-        if call is not None and connection.user.id in call.blocked:
+        if call is None:
+            return
+        if user.id in call.blocked:
             raise NotAllowed(f"this user is blocked in the call {cid}", reason="blocked")
+        roles = [connection.session.claims.role, user.role]
+        if "read-call" not in permissions.of(call, user.id, roles):
+            raise NotAllowed(f"this user may not read the call {cid}", reason="no_capability")
 
     async def check_not_revoked(self, claims: Claims) -> None:
         """Raise ``Unauthenticated`` when the user's older tokens are worth nothing any more."""
@@ -437,14 +437,15 @@ class Sockets:
     def expel_here(self, user_id: str | None, cid: str) -> None:
         """Make the sockets of a user cease to watch a call."""
         for beginning in self._beginning:
-            if beginning.cid == cid and user_id in (None, beginning.connection.user.id):
-                beginning.is_expelled = True
+            beginning.expelled(user_id, cid)
         for connection in self._of(user_id):
             connection.cleared.discard(cid)
             self.unwatch(connection, cid)
 
     def revoke_here(self, user_id: str | None, before_s: float) -> None:
         """Close the sockets of a user whose token is older."""
+        for arriving in self._arriving:
+            arriving.revoked(user_id, before_s)
         for connection in self._of(user_id):
             if connection.session.claims.issued_before(before_s):
                 self.pace.do(partial(_revoke, connection))
