@@ -69,6 +69,8 @@ class Dispatcher:
         self._rests = Rests(rng)
         self._handing_over: set[asyncio.Task[None]] = set()
         self._refreshing = asyncio.Lock()
+        self._reads = 0
+        self._is_fresh = False
         self._is_closing = False
         self._tasks = Tasks("dispatcher")
 
@@ -132,11 +134,16 @@ class Dispatcher:
         """Read the hooks anew unless those of this version are known, or later ones."""
         if version <= self.hooks.version:
             return
+        reads = self._reads
         async with self._refreshing:
-            if version > self.hooks.version:  # who waited for the same has them by now
+            if self._reads == reads:
                 await self._refresh()
+            elif not self._is_fresh:  # many partitions ask at once: one waits for Redis, not each
+                raise Unavailable("the hooks cannot be read")
 
     async def _refresh(self) -> None:
+        self._reads += 1
+        self._is_fresh = False
         hooks = await self._store.hooks()
         if hooks.version < self.hooks.version and self._restore is not None:
             log.error("the hooks were forgotten: those of the file are set again")
@@ -144,6 +151,7 @@ class Dispatcher:
             hooks = await self._store.hooks()
         if hooks.version != self.hooks.version:
             self._adopt(hooks)
+        self._is_fresh = True
 
     def _adopt(self, hooks: HookList) -> None:
         enabled = {hook.id: hook for hook in hooks.hooks.hooks if hook.enabled}

@@ -88,6 +88,9 @@ class Surroundings(Protocol):
     def receivers(self) -> Mapping[str, Receiver]:
         """The lanes of the enabled hooks, by id."""
 
+    async def refresh(self) -> None:
+        """Read the hooks anew; the lanes are then those of the new list."""
+
     async def know(self, version: int) -> None:
         """Read the hooks anew unless those of this version are known, or later ones."""
 
@@ -190,14 +193,18 @@ class Partition:
         """Find out how far the leaseholder before has come, and begin there."""
         persistently = self._ledger.persistently
         with suppress(LeaseLost), self.or_given_up():
-            await persistently(self._know_hooks)
+            lease = self.lease  # a later one may owe to hooks that are not known yet
+            await persistently(lambda: self._around.know(lease.hooks_version))
             progress = await persistently(lambda: self._outbox.progress(self.lease))
             first = await persistently(lambda: self._outbox.read(self.lease, 0, 1))
-            self._begin(progress, first)
+            self._begin(progress, first, lease.top)
 
-    def _begin(self, progress: Progress, first: Sequence[Owed]) -> None:
-        """Take up every hook where its deliveries stand; ``first`` has the oldest entry."""
-        head = first[0].seq - 1 if first else self.lease.top
+    def _begin(self, progress: Progress, first: Sequence[Owed], top: int) -> None:
+        """Take up every hook where its deliveries stand; ``first`` has the oldest entry.
+
+        Who is owed nothing up to ``top`` begins behind it.
+        """
+        head = first[0].seq - 1 if first else top
         receivers = self._around.receivers
         for key in (*progress.tried, *progress.done):
             if key.hook_id not in receivers or key.seq <= head:
@@ -206,7 +213,7 @@ class Partition:
         self._progress = progress
         self._tracks.trimmed = head
         places = {hook_id: max(head, progress.settled.get(hook_id, 0)) for hook_id in receivers}
-        self._front = max(places.values(), default=self.lease.top)
+        self._front = max(places.values(), default=top)
         self._is_opened = True
         for hook_id, place in places.items():
             self._track(hook_id, place)
@@ -223,10 +230,6 @@ class Partition:
             self._around.receivers[hook_id].pump()
         return track
 
-    async def _know_hooks(self) -> None:
-        """Know every hook that something is owed to: to others it looks as if owed to nobody."""
-        await self._around.know(self.lease.hooks_version)
-
     async def renewed(self, lease: Lease) -> None:
         """Take note of the renewed lease, and look for what no one has told of.
 
@@ -237,14 +240,19 @@ class Partition:
             log.warning("the outbox is full: its oldest go", partition=self.number, entries=shed)
         self.lease = lease
         self._shelf.room = lease.waiting_room
-        await self._know_hooks()
-        if not self._tracks and self._is_opened:
-            self._front = max(self._front, lease.top)  # nobody is owed anything
-            self._dirty()
         if self._is_opened and lease.waiting > len(self._shelf.taken):
             self._shelf.look()
+        if self._is_opened and not self._tracks:
+            await self._pass_over(lease)
         if self._has_news or lease.top > self._front:
             self.wake()
+
+    async def _pass_over(self, lease: Lease) -> None:
+        """Settle what is owed to nobody; without all hooks, what is owed to a new one looks so."""
+        await self._around.know(lease.hooks_version)
+        if not self._tracks and not self.is_closing:
+            self._front = max(self._front, lease.top)
+            self._dirty()
 
     def hooks_changed(self, removed: Sequence[str]) -> None:
         """Drop what is owed to hooks that are no more, and make room for new ones."""

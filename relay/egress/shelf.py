@@ -90,6 +90,7 @@ class Shelf:
             due = await self._around.outbox.due(
                 self._partition.lease, now_ms, count, self._looked_at
             )
+            await self._know_hooks_of(due.marks)
             if self._partition.is_closing:
                 return
             if due.next_ms is not None:
@@ -100,6 +101,12 @@ class Shelf:
                 return
             self._looked_at += count
             left -= count
+
+    async def _know_hooks_of(self, marks: Sequence[Mark]) -> None:
+        """Read the hooks anew when one is not known: a replay may have known of it earlier."""
+        receivers = self._around.receivers
+        if any(mark.hook_id not in receivers for mark in marks):
+            await self._around.refresh()
 
     def _wanted(self, marks: Sequence[Mark]) -> list[str]:
         """Return which of them can be taken now, by id; those of removed hooks are dropped."""
@@ -154,6 +161,7 @@ class Shelf:
                 due = await self._around.outbox.due(
                     self._partition.lease, EVER_MS, MARKS_AT_ONCE, skip
                 )
+                await self._know_hooks_of(due.marks)
                 kept = [mark for mark in due.marks if mark.hook_id in self._around.receivers]
                 for mark in set(due.marks).difference(kept):
                     self._drop(mark)

@@ -12,6 +12,7 @@ from relay import metrics
 from relay.broker import Changes, HookList, Lease, Limits, Reason, Replayed, Span, Tried
 from relay.egress.lane import Bounds
 from relay.egress.sinks import Delivery, Result
+from relay.errors import Unavailable
 from relay.hooks import Hook
 from relay.retry import Outcome
 from tests.contract.harness import CID, OTHER, event
@@ -528,6 +529,90 @@ async def test_the_first_hook_after_none_gets_what_was_being_read(rig: Works) ->
     assert await rig.left() == 0
 
 
+async def test_a_partition_that_is_being_opened_passes_nothing_over(rig: Works) -> None:
+    """Its lease may be renewed meanwhile, and tell of what is owed to a hook that is new."""
+    await rig.set_hooks(hook(enabled=False))
+    progress = rig.outbox.before["progress"] = asyncio.Event()
+    await rig.start()
+    await rig.set_hooks(hook())
+    await rig.broker.publish(event(1))
+    read, known = rig.store.hooks, asyncio.Event()
+
+    async def read_late() -> HookList:
+        await known.wait()
+        return await read()
+
+    rig.store.hooks = read_late  # type: ignore[method-assign]
+    await rig.timers.advance(2.5)  # the lease is renewed, and the hooks are being read
+    progress.set()
+    await settled()
+    known.set()
+    await rig.timers.advance(2.5)
+    assert rig.sink.contents() == [1]
+    assert await rig.left() == 0
+
+
+async def test_a_partition_that_is_handed_over_passes_nothing_over(rig: Works) -> None:
+    rig.sink.answer = gate = Gate()
+    await rig.start(hook())
+    await rig.publish(1)
+    await rig.set_hooks(hook(enabled=False))
+    await rig.timers.advance(2.5)
+    await rig.set_hooks(hook())
+    await rig.broker.publish(event(2))
+    read, known = rig.store.hooks, asyncio.Event()
+
+    async def read_late() -> HookList:
+        await known.wait()
+        return await read()
+
+    rig.store.hooks = read_late  # type: ignore[method-assign]
+    await rig.timers.advance(2.5)  # the lease is renewed, and the hooks are being read
+    draining = asyncio.create_task(rig.dispatcher.drain(5))
+    await settled()
+    known.set()
+    await settled()
+    gate.open()
+    await draining
+    assert await rig.left() == 1
+
+
+async def test_a_dead_letter_of_a_hook_that_was_just_enabled_is_not_dropped(rig: Works) -> None:
+    rig.sink.answer = lambda at, _: NO if at.id == "two" else BUSY
+    await rig.start(hook("one", retry_schedule=(30,)), hook("two"))
+    await rig.publish(1)
+    [letter] = await rig.dead()
+    await rig.set_hooks(hook("one", retry_schedule=(30,)))
+    await rig.timers.advance(20)
+    rig.sink.answer = lambda _hook, _delivery: OK
+    await rig.set_hooks(hook("one", retry_schedule=(30,)), hook("two"))
+    assert await rig.outbox.replay([letter.id], ["one", "two"]) == Replayed(1, 0)
+    rig.dispatcher._partitions[0]._shelf.look()  # as when another delivery is due
+    await settled()
+    await rig.timers.advance(2.5)
+    assert rig.sink.contents("two") == [1, 1]
+    assert await rig.dead() == []
+
+
+async def test_while_the_hooks_cannot_be_read_the_partitions_wait_for_it_together(
+    rig: Works,
+) -> None:
+    rig.outbox.partitions = 20
+    await rig.start(hook("old", enabled=False))
+    await rig.set_hooks(hook("old"), hook("new"))
+    reads = 0
+
+    async def away() -> HookList:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        raise Unavailable("away")
+
+    rig.store.hooks = away  # type: ignore[method-assign]
+    await rig.timers.advance(2.5)
+    assert 0 < reads < 5
+
+
 async def test_who_takes_over_knows_every_hook_that_is_owed_something(rig: Works) -> None:
     """Also one that was new to the process before, which had not come to it yet."""
     await rig.set_hooks(hook("old"))
@@ -552,7 +637,7 @@ async def test_who_takes_over_knows_every_hook_that_is_owed_something(rig: Works
 
 async def test_many_partitions_read_the_hooks_once_for_all(rig: Works) -> None:
     rig.outbox.partitions = 20
-    await rig.start(hook("old"))
+    await rig.start(hook("old", enabled=False))
     await rig.set_hooks(hook("old"), hook("new"))
     reads = 0
     read = rig.store.hooks
@@ -560,6 +645,7 @@ async def test_many_partitions_read_the_hooks_once_for_all(rig: Works) -> None:
     async def counted() -> HookList:
         nonlocal reads
         reads += 1
+        await asyncio.sleep(0)
         return await read()
 
     rig.store.hooks = counted  # type: ignore[method-assign]

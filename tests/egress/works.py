@@ -228,6 +228,8 @@ class SharedOutbox(MemoryOutbox):
 
     async def progress(self, lease: Lease) -> Progress:
         self._may_fail("progress")
+        if "progress" in self.before:
+            await self.before["progress"].wait()
         if lease.partition:
             return Progress({}, set(), {})
         return await super().progress(lease)
