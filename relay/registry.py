@@ -1,8 +1,9 @@
 """Learn calls, members and users from Stream's own webhooks: they can be asked for here too.
 
 A webhook that carries a ``call`` registers it or brings it up to date; one that arrives late does
-not undo a newer one, nor bring back a call that was deleted. What cannot be read, or would make a
-call larger than the store takes, is left out: the event itself is relayed all the same.
+not undo a newer one, nor, for a day, bring back a call that Stream said was deleted. What cannot be
+read, or would make a call larger than the store takes, is left out: the event itself is relayed all
+the same.
 """
 
 from __future__ import annotations
@@ -36,13 +37,20 @@ class Registry:
             return
         cid = body["call_cid"]
         if body["type"] == "call.deleted":
-            await self._store.note_gone(cid, _created_at(shown, now_ns), now_ns)
-            await self._store.delete_call(cid)
+            await self._forget(cid, _created_at(shown, now_ns), now_ns)
             return
         try:
             await self._learn(cid, shown, body, now_ns)
         except (BadInput, TooLarge) as error:
             log.warning("call not registered", cid=cid, problem=error.message)
+
+    async def _forget(self, cid: str, created_at: int, now_ns: int) -> None:
+        """Delete a call; a repeat does not delete the next one of this cid."""
+        gone = await self._store.gone(cid, now_ns) or 0
+        call = await self._store.call(cid)
+        if call is not None and (created_at > gone or created_at >= call.created_at):
+            await self._store.delete_call(cid)
+        await self._store.note_gone(cid, max(created_at, gone), now_ns)
 
     async def _learn(
         self, cid: str, shown: Mapping[str, Any], body: Mapping[str, Any], now_ns: int
@@ -55,13 +63,13 @@ class Registry:
         )
         removed = _removed(body)
 
-        async def is_known() -> bool:
+        async def brought_up_to_date() -> bool:
             change = await self._store.change_call(
                 cid, lambda known: _newer(known, said, members, removed)
             )
             return change is not None
 
-        if await is_known():
+        if await brought_up_to_date():
             return
         gone = await self._store.gone(cid, now_ns)
         if gone is not None and said.created_at <= gone:
@@ -69,7 +77,7 @@ class Registry:
             return
         _, created = await self._store.create_call(_with(said, members, removed))
         if not created:
-            await is_known()  # another was first
+            await brought_up_to_date()  # another was first
 
 
 def _read_call(cid: str, shown: Mapping[str, Any], now_ns: int) -> Call:

@@ -119,6 +119,47 @@ async def test_a_call_that_is_created_again_after_it_was_deleted_is_registered(
     assert await store.call(CID) is not None
 
 
+async def test_a_repeated_deletion_does_not_take_the_next_call(
+    store: MemoryStore, registry: Registry
+) -> None:
+    first, second = body(), body()
+    second["call"]["created_at"] = NOW + 5
+    deleted = body("call.deleted")
+    for said in (first, deleted, second, deleted):
+        await registry.learn(said, NOW)
+    assert await store.call(CID) is not None
+    deleted_too = body("call.deleted")
+    deleted_too["call"]["created_at"] = NOW + 5
+    for said in (deleted_too, deleted, second):
+        await registry.learn(said, NOW)
+    assert await store.call(CID) is None
+
+
+async def test_a_call_that_was_created_here_later_than_there_is_deleted_too(
+    store: MemoryStore, registry: Registry
+) -> None:
+    await store.create_call(Call(cid=CID, created_by="jo", created_at=NOW + 9, updated_at=NOW + 9))
+    await registry.learn(body("call.deleted"), NOW)
+    assert await store.call(CID) is None
+
+
+async def test_of_two_who_register_a_call_at_once_the_newer_one_is_right(
+    store: MemoryStore, registry: Registry
+) -> None:
+    create = store.create_call
+
+    async def create_second(call: Call) -> tuple[Call, bool]:
+        store.create_call = create  # type: ignore[method-assign]
+        await registry.learn(body("call.created", NOW), NOW)
+        return await create(call)
+
+    store.create_call = create_second  # type: ignore[method-assign]
+    await registry.learn(body("call.updated", NOW + 1), NOW)
+    call = await store.call(CID)
+    assert call is not None
+    assert call.custom == {"at": NOW + 1}
+
+
 async def test_a_call_is_deleted_whatever_is_said_of_when_it_began(
     store: MemoryStore, registry: Registry
 ) -> None:

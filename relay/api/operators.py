@@ -144,7 +144,11 @@ async def _replay_span(desk: _Desk, span: Span) -> Replayed:
         if not ids:
             return total
         done = await desk.outbox.replay(ids, await _enabled(desk))
-        total = Replayed(*map(sum, zip(total, done, strict=True)))
+        total = Replayed(
+            total.replayed + done.replayed,
+            total.bodiless + done.bodiless,
+            total.hookless + done.hookless,
+        )
         seen.update(ids)
         span = Span(hook_id=span.hook_id, since_ms=page[-1].at_ms, until_ms=span.until_ms)
 

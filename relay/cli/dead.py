@@ -183,5 +183,5 @@ def replay(
     click.echo(f"replayed {answer['replayed']}")
     if answer["bodiless"]:
         click.echo(f"{answer['bodiless']} cannot be replayed: their events were not kept", err=True)
-    if answer["hookless"]:
+    if answer.get("hookless"):
         click.echo(f"{answer['hookless']} stay: their hooks are disabled or gone", err=True)
