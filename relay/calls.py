@@ -103,6 +103,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return a user's membership, None when it is no member."""
         return next((member for member in self.members if member.user_id == user_id), None)
 
+    @property
+    def audience(self) -> list[str]:
+        """Return the ids of the members who are told of the call: all who are not blocked."""
+        return [member.user_id for member in self.members if member.user_id not in self.blocked]
+
 
 _RESOLUTION: Final = {"width": 1280, "height": 720, "bitrate": 1_500_000}
 _SETTINGS: Final[dict[str, Any]] = {

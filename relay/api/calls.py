@@ -38,6 +38,7 @@ async def get(api: Context, request: Request, caller: Caller) -> Response:
     }
     call = await api.call(cid)
     caller.check_may("read-call", call)
+    _check_may_call_out(rings, caller, call)
     if connection_id is not None:
         await views.watch(api, caller, connection_id, [cid])
         call = await api.call(cid)
@@ -77,13 +78,14 @@ async def ensure(
     else:
         call, created = known, False
     caller.check_may("read-call", call)
+    _check_may_call_out(rings, caller, call)
     if created or (call.created_by == wanted.created_by and api.is_recent(call.created_at)):
         seen = await views.view(api, [call], len(call.members))
         await api.announcer.announce(
             cid,
             "call.created",
             {"call": seen.call(call), "members": seen.members(call.members)},
-            members=[member.user_id for member in call.members],
+            members=call.audience,
             event_id=f"created-{call.created_at}",
         )
     await _call_out(api, rings, caller, call)
@@ -137,6 +139,11 @@ def _creator(caller: Caller, data: Mapping[str, Any]) -> Named:
     return Named(caller.user_id, Profile())
 
 
+def _check_may_call_out(asked: Mapping[str, bool], caller: Caller, call: Call) -> None:
+    if any(asked.values()):
+        caller.check_may("join-call", call)
+
+
 async def _call_out(api: Context, asked: Mapping[str, bool], caller: Caller, call: Call) -> None:
     """Ring or notify the members, where a request asked for it."""
     for name, kind in (("ring", "call.ring"), ("notify", "call.notification")):
@@ -159,7 +166,7 @@ async def announce_ring(api: Context, caller: Caller, call: Call, kind: str) -> 
             "user": seen.user(caller_id, call.created_at),
             "video": call.video,
         },
-        members=[member.user_id for member in call.members],
+        members=call.audience,
     )
 
 
@@ -286,8 +293,9 @@ async def _announce_end(api: Context, caller: Caller, call: Call, event_id: str)
     }  # fmt: skip
     if caller.user_id is not None:
         ended["user"] = seen.user(caller.user_id, call.created_at)
-    members = [member.user_id for member in call.members]
-    await api.announcer.announce(call.cid, "call.ended", ended, members=members, event_id=event_id)
+    await api.announcer.announce(
+        call.cid, "call.ended", ended, members=call.audience, event_id=event_id
+    )
 
 
 async def delete(api: Context, request: Request, caller: Caller) -> Response:
@@ -302,9 +310,8 @@ async def delete(api: Context, request: Request, caller: Caller) -> Response:
     seen = await views.view(api, [call], len(call.members))
     await api.joins.end(cid)  # while the call can still be shown
     shown = {"call": seen.call(call)}
-    members = [member.user_id for member in call.members]
     await api.announcer.announce(
-        cid, "call.deleted", shown, members=members, event_id=f"deleted-{call.created_at}"
+        cid, "call.deleted", shown, members=call.audience, event_id=f"deleted-{call.created_at}"
     )
     if await api.store.delete_call(cid) is None:
         raise no_such_call(cid)

@@ -101,5 +101,4 @@ async def _answer(api: Context, caller: Caller, call: Call, kind: str, **said: s
     user = await api.user(caller)
     seen = await views.view(api, [call], 0, also=[user.id])
     content = {"call": seen.call(call), "user": seen.user(user.id, call.created_at), **said}
-    members = [member.user_id for member in call.members]
-    await api.announcer.announce(call.cid, kind, content, members=members)
+    await api.announcer.announce(call.cid, kind, content, members=call.audience)

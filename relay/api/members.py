@@ -184,7 +184,7 @@ async def _announce(api: Context, call: Call, changes: Sequence[MemberChange]) -
                 call.cid,
                 kind,
                 {"call": shown, "members": who, **more},
-                members=[*members, *change.removed],
+                members=[*call.audience, *set(change.removed).difference(call.blocked)],
                 event_id=f"{change.id}-{kind}",
             )
 

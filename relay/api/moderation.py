@@ -77,6 +77,9 @@ async def kick(api: Context, request: Request, caller: Caller) -> Response:
     kicked_by = fields.named_user(body, "kicked_by_id", "kicked_by")
     call = await api.call(cid)
     caller.check_may("kick-user", call)
+    if blocks:
+        caller.check_may("block-users", call)
+        _with_blocked(call, user_id, 0)  # refused before anybody is told
     kicker = caller.user_id
     if kicker is not None:
         check_same_user(kicker, kicked_by and kicked_by.user_id, "kicked_by_id")
@@ -86,7 +89,6 @@ async def kick(api: Context, request: Request, caller: Caller) -> Response:
     told = {"user": user_id} | ({} if kicker is None else {"kicked_by_user": kicker})
     await _tell(api, call, "call.kicked_user", told)
     if blocks:
-        caller.check_may("block-users", call)
         await _block(api, caller, cid, user_id)
     else:
         await api.watches.expel(user_id, cid)
@@ -124,6 +126,8 @@ async def permit(api: Context, request: Request, caller: Caller) -> Response:
         {"user": seen.user(user_id, call.created_at), "own_capabilities": sorted(own)},
         members=[user_id],
     )
+    if "read-call" not in own:
+        await api.watches.expel(user_id, cid)
     return http.answer(request, {}, 201)
 
 

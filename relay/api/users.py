@@ -194,7 +194,8 @@ async def guest(api: Context, request: Request) -> Response:
     body = await api.body(request)
     named = fields.read_user(fields.needed_object(body, "user"), "user")
     user_id = check_user_id(f"guest-{uuid4().hex[:8]}-{named.user_id}", "user.id")
-    profile = msgspec.structs.replace(named.profile, role="guest")
+    # Its teams are for a server to say.
+    profile = msgspec.structs.replace(named.profile, role="guest", teams=None)
     now_ns = api.clock()
     user = await api.store.save_user(user_id, profile, now_ns)
     token = tokens.issue(secret, user_id=user.id, now=now_ns / 1e9, life_s=GUEST_LIFE_S)

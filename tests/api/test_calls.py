@@ -88,6 +88,21 @@ async def test_an_anonymous_user_may_read(relay: Edges) -> None:
     assert response.json()["own_capabilities"] == ["read-call"]
 
 
+@pytest.mark.parametrize("asked", ["ring", "notify"])
+async def test_who_may_only_read_a_call_rings_for_nobody(relay: Edges, asked: str) -> None:
+    await relay.post(C, {"data": {"members": [{"user_id": "jane"}]}}, headers=JOHN)
+    body = {"user_id": "jim", "revoke_permissions": ["join-call"]}
+    await relay.post(f"{C}/user_permissions", body, headers=JOHN)
+    before = await relay.kinds()
+    for headers in (ANONYMOUS, token("jim")):
+        response = await get(relay, headers=headers, **{asked: "true"})
+        assert (response.status_code, response.json()["code"]) == (403, 17)
+    response = await relay.post(C, {asked: True}, headers=token("jim"))
+    assert response.status_code == 403
+    assert await relay.kinds() == before
+    assert (await get(relay, headers=token("jim"))).status_code == 200
+
+
 async def test_an_anonymous_user_with_a_token_reads_what_it_is_for(relay: Edges) -> None:
     await relay.post(C, headers=JOHN)
     for cid, status in (("default:demo", 200), ("default:other", 403)):

@@ -153,10 +153,12 @@ ANONYMOUS = {"stream-auth-type": "anonymous"}
 async def test_a_guest_gets_an_id_of_its_own_and_a_token_that_works(
     relay: Edges, path: str
 ) -> None:
-    body = {"user": {"id": "anna", "name": "Anna", "type": "guest", "role": "admin"}}
+    said = {"id": "anna", "name": "Anna", "type": "guest", "role": "admin", "teams": ["staff"]}
+    body = {"user": said}
     response = await relay.post(path, body, headers=ANONYMOUS)
     assert response.status_code == 201
     user = response.json()["user"]
+    assert user["teams"] == []
     assert re.fullmatch(r"guest-[0-9a-f]{8}-anna", user["id"])
     assert (user["name"], user["role"]) == ("Anna", "guest")
     headers = {"authorization": response.json()["access_token"], "stream-auth-type": "jwt"}

@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 from websockets.frames import Opcode
 
-from relay.calls import Call
+from relay.calls import Call, Permissions
 from relay.errors import Close
 from relay.gateway.bounds import CLOSE_TIMEOUT_S, NOISE_LIMIT, SILENCE_S, SLICE_BYTES
 from relay.users import Profile
@@ -181,6 +181,40 @@ async def test_a_blocked_user_neither_watches_nor_sends(gateway: Gateway) -> Non
     assert [text["error"]["code"] for text in peer.texts[1:]] == [17, 17]
     assert refused("blocked") == before + 2
     assert gateway.broker.asked("publish_now") == []
+
+
+async def test_who_is_blocked_while_it_is_asked_whether_it_may_send_does_not(
+    gateway: Gateway,
+) -> None:
+    await blocked(gateway)
+    peer = await Peer(gateway).log_in()
+    read, gate = gateway.store.call, asyncio.Event()
+
+    async def read_late(cid: str) -> Call | None:
+        found = await read(cid)
+        await gate.wait()
+        return found
+
+    gateway.store.call = read_late  # type: ignore[method-assign]
+    peer.say(type="call.send", id=1, call_cid=CID, custom={})
+    await turns(20)
+    await gateway.sockets.expel("john", CID)
+    await turns(20)
+    gate.set()
+    await turns(20)
+    assert (peer.texts[-1]["id"], peer.texts[-1]["error"]["code"]) == (1, 17)
+    assert not peer.connection.cleared
+
+
+async def test_who_may_not_read_a_call_neither_watches_nor_sends(gateway: Gateway) -> None:
+    await blocked(gateway)
+    revoked = {"john": Permissions(revoked=("read-call",))}
+    await gateway.store.change_call(CID, lambda call: structs.replace(call, permissions=revoked))
+    peer = await Peer(gateway).log_in()
+    peer.say(type="call.watch", id=1, call_cid=CID)
+    peer.say(type="call.send", id=2, call_cid=CID, custom={})
+    await turns(20)
+    assert [text["error"]["code"] for text in peer.texts[1:]] == [17, 17]
 
 
 async def test_who_is_blocked_while_sending_is_asked_again(gateway: Gateway) -> None:

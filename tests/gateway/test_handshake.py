@@ -167,6 +167,35 @@ async def test_a_revoked_token_opens_no_socket_and_says_to_get_a_new_one(gateway
     assert new.types == ["connection.ok"]
 
 
+@pytest.mark.parametrize("whose", ["john", None])
+async def test_a_token_that_is_revoked_during_its_login_opens_no_socket(
+    make_gateway: MakeGateway, whose: str | None
+) -> None:
+    """Its user is read by then, and the socket is none of those that are closed."""
+    gateway = make_gateway(limits={"user_connections": 1})
+    gate = gateway.broker.gates["set_connections"] = asyncio.Event()
+    issued = gateway.now_ns() // 10**9
+    peer = await Peer(gateway).log_in(given=token(iat=issued))
+    assert peer.types == []
+    gateway.sockets.revoke_here("jane", issued + 5)
+    gateway.sockets.revoke_here(whose, issued + 1)
+    gate.set()
+    await turns(20)
+    assert peer.texts[0]["error"]["code"] == 40
+    assert gateway.sockets.count_here("john") == 0
+
+
+async def test_a_token_revoked_before_it_was_issued_logs_in(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(limits={"user_connections": 1})
+    gate = gateway.broker.gates["set_connections"] = asyncio.Event()
+    issued = gateway.now_ns() // 10**9
+    peer = await Peer(gateway).log_in(given=token(iat=issued))
+    gateway.sockets.revoke_here("john", issued)
+    gate.set()
+    await turns(20)
+    assert peer.types == ["connection.ok"]
+
+
 async def test_a_user_has_a_limit_of_sockets(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(limits={"user_connections": 2})
     first = await Peer(gateway).log_in()
