@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -106,10 +105,10 @@ async def patch(api: Context, request: Request, caller: Caller) -> Response:
             raise NotFound(f"there is no user {one.user_id}", reason="no_such_user")
         _profile(one, known[one.user_id])  # one that is refused has nobody changed
     now_ns = api.clock()
-    changes = [
+    changed = await together(
         api.store.change_user(one.user_id, partial(_profile, one), now_ns) for one in patches
-    ]
-    saved = {user.id: user for user in await asyncio.gather(*changes) if user is not None}
+    )
+    saved = {user.id: user for user in changed if user is not None}
     await _announce(api, known, saved)
     # Also when nothing has changed: the request may repeat one that was cut off.
     revoked = [saved[one.user_id] for one in patches if one.revokes and one.user_id in saved]

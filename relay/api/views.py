@@ -5,7 +5,6 @@ Whatever a few calls need is read in two requests to the store, however many the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +17,7 @@ from relay.api.context import Caller, Context
 from relay.broker import Found
 from relay.calls import MEMBERS_MOST, Call, Member, Session
 from relay.errors import NotAllowed
+from relay.tasks import together
 from relay.users import User
 
 MEMBERS_SHOWN: Final = 100
@@ -120,7 +120,7 @@ def cursors(found: Found[Any]) -> dict[str, str]:
 async def gather_users(api: Context, named: Iterable[fields.Named]) -> dict[str, User]:
     """Create or change the users that a request names, and return them."""
     now_ns = api.clock()
-    saved = await asyncio.gather(
-        *(api.store.save_user(user_id, profile, now_ns) for user_id, profile in named)
+    saved = await together(
+        api.store.save_user(user_id, profile, now_ns) for user_id, profile in named
     )
     return {user.id: user for user in saved}
