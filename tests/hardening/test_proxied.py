@@ -12,7 +12,7 @@ import pytest
 from tests.broker.proxy import Proxy, behind_proxies
 from tests.hardening.rig import CALLS, ROUNDS, Storm, storm
 from tests.redis_server import RedisServer
-from tests.redis_shapes import Cluster, Watched
+from tests.redis_shapes import PATIENT_MS, QUICK_MS, Cluster, Watched
 
 pytestmark = pytest.mark.anyio
 
@@ -58,9 +58,11 @@ async def test_a_primary_that_nobody_reaches_is_replaced_and_comes_back_late() -
         for _ in range(ROUNDS):
             old = await primary_of(redis)
             proxies[old].hold()
+            await anyio.to_thread.run_sync(redis.set_down_after, QUICK_MS)
             await work.refuse(1)
             await work.accept(20)  # by the other one, while this one still says nothing
-            assert await primary_of(redis) is not old
+            await anyio.to_thread.run_sync(redis.until_replaced, old)
+            await anyio.to_thread.run_sync(redis.set_down_after, PATIENT_MS)
             proxies[old].release()
             await work.accept(20)
             await until_left(old, work)

@@ -21,7 +21,7 @@ from tests.hardening.rig import (
 )
 from tests.processes import RelayProcess
 from tests.redis_server import BINARY, RedisServer, free_port, running, valkey_binary
-from tests.redis_shapes import Cluster, Watched
+from tests.redis_shapes import QUICK_MS, Cluster, Watched
 from tests.relay_client import Frame, connected
 
 pytestmark = pytest.mark.anyio
@@ -173,6 +173,7 @@ async def test_the_primary_dies_and_a_replica_takes_over(binary: str) -> None:
         async with storm(redis.url, SEED) as work:
             dead = redis.primary
             dead.kill()
+            await anyio.to_thread.run_sync(redis.set_down_after, QUICK_MS)
             await work.refuse(1, ALL_CALLS)
             await work.accept(20, ALL_CALLS)
             await work.until_ready(200)
@@ -183,7 +184,7 @@ async def test_a_replica_takes_over_without_the_last_events() -> None:
     """Those who had them are told; who comes back from before them gets what is there now."""
     with Watched() as redis:
         async with storm(redis.url, SEED) as work:
-            lost = await lose(redis.part, ALL_CALLS, work)
+            lost = await lose(redis, redis.part, ALL_CALLS, work)
             kept = await history(work, ALL_CALLS)
             await work.until_ready(200)
         work.check(losses=True)
@@ -195,7 +196,7 @@ async def test_a_shard_s_replica_takes_over_without_the_last_events() -> None:
         async with storm(redis.url, SEED) as work:
             key = await anyio.to_thread.run_sync(meta_key, redis, CALLS[0])
             theirs = await anyio.to_thread.run_sync(calls_of, redis, redis.owner(key))
-            lost = await lose(partial(redis.part, key), theirs, work)
+            lost = await lose(redis, partial(redis.part, key), theirs, work)
             kept = await history(work, theirs)
             await work.until_ready(200)
         work.check(losses=True)
@@ -216,7 +217,10 @@ def calls_of(redis: Cluster, primary: RedisServer) -> list[str]:
 
 
 async def lose(
-    part: Callable[[], tuple[RedisServer, RedisServer]], cids: Collection[str], work: Storm
+    redis: Watched | Cluster,
+    part: Callable[[], tuple[RedisServer, RedisServer]],
+    cids: Collection[str],
+    work: Storm,
 ) -> dict[str, range]:
     """Have events accepted that only a primary has, and let its replica take over.
 
@@ -228,6 +232,7 @@ async def lose(
     primary.kill()
     after = work.accepted()
     replica.thaw()
+    await anyio.to_thread.run_sync(redis.set_down_after, QUICK_MS)
     await work.accept(20, ALL_CALLS)
     return {cid: range(before[cid] + 1, after[cid] + 2) for cid in cids}
 
@@ -287,6 +292,7 @@ async def test_a_shard_s_primary_dies() -> None:
         async with storm(redis.url, SEED) as work:
             key = await anyio.to_thread.run_sync(meta_key, redis, CALLS[0])
             redis.owner(key).kill()
+            await anyio.to_thread.run_sync(redis.set_down_after, QUICK_MS)
             await work.refuse(1, [CALLS[0]])
             await work.accept(20, ALL_CALLS)
             await work.until_ready(200)
