@@ -24,7 +24,7 @@ from relay.broker.slots import key_slot
 from tests.redis_server import BINARY, RedisServer, free_port
 
 QUICK_MS = 1000
-PATIENT_MS = 30_000
+PATIENT_MS = 15_000
 PATIENCE_S = 60.0
 AGAIN_S = 5.0
 
@@ -279,13 +279,28 @@ class Cluster:
 
         self.set_down_after(QUICK_MS)  # for multiples of it no other election is held
         ask_until(ask, lambda: self.owner(key) is not before, "another primary")
-        self.set_down_after(PATIENT_MS)
+        until(self._is_patient, "nodes that all are taken to live")
 
     def set_down_after(self, ms: int) -> None:
         """Have the servers take one of them for dead that is silent for so long."""
         for server in self.servers:
             if server.is_running:
                 self.run(server, "CONFIG", "SET", "cluster-node-timeout", ms)
+
+    def _is_patient(self) -> bool:
+        """Be patient from now on if no node is taken for dead: it would be for twice that time."""
+        if self._has_failed():
+            return False
+        self.set_down_after(PATIENT_MS)
+        if not self._has_failed():  # meanwhile
+            return True
+        self.set_down_after(QUICK_MS)
+        return False
+
+    def _has_failed(self) -> bool:
+        nodes = [self.run(server, "CLUSTER", "NODES") for server in self.servers]
+        flags = [line.split()[2].split(",") for known in nodes for line in known.splitlines()]
+        return any("fail" in each for each in flags)
 
     def until_joined(self) -> None:
         """Return once all others are replicas of the primaries, and have what those have."""
@@ -324,7 +339,7 @@ class Cluster:
             primary = self._id(self.servers[number])
             until(lambda s=server, p=primary: self.run(s, "CLUSTER", "REPLICATE", p), "a replica")
         until(self._is_complete, "a cluster whose nodes agree")
-        self.set_down_after(PATIENT_MS)
+        until(self._is_patient, "nodes that all are taken to live")
 
     def _meet(self) -> None:
         first, *others = self.servers
