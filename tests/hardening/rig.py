@@ -13,10 +13,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from random import Random
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import httpx
@@ -25,7 +26,9 @@ from tests import ledger
 from tests.egress.receiver import Peer, Receiver, receiving, status
 from tests.hardening.senders import ApiSender, Sender, SocketSender, StreamSender, WebhookSender
 from tests.processes import RelayProcess
-from tests.relay_client import Client, Frame, connected
+from tests.relay_client import Client, Frame, Refused, connected
+
+T = TypeVar("T")
 
 SOAK: Final = int(os.environ.get("SOAK", "0"))
 ROUNDS: Final = max(1, SOAK // 10)
@@ -331,6 +334,40 @@ async def hooked(rng: Random) -> AsyncIterator[tuple[Flaky, str]]:
             yield Flaky(receiver, rng), file.name
 
 
+async def insisting(step: Callable[[], Awaitable[T]], fault: type[Exception]) -> T:
+    """Return what a step gives. It may fail twice: Redis may stand still longer than is waited."""
+    for _ in range(2):
+        with suppress(fault):
+            return await step()
+        await asyncio.sleep(1.0)
+    return await step()
+
+
+async def started(settings: dict[str, object]) -> RelayProcess:
+    """Start a relay; again when Redis did not answer, for then it ends."""
+
+    async def start() -> RelayProcess:
+        relay = RelayProcess(**settings)
+        try:
+            await anyio.to_thread.run_sync(relay.start)  # a proxy may run on this loop
+        except AssertionError as error:
+            relay.kill()
+            if "not answer" in relay.log:
+                raise RedisStoodStill from error
+            raise
+        return relay
+
+    return await insisting(start, RedisStoodStill)
+
+
+class RedisStoodStill(Exception):
+    """A relay could not start for that."""
+
+
+async def _enter(stack: AsyncExitStack, relay: RelayProcess, user: str) -> Client:
+    return await stack.enter_async_context(connected(relay, user))
+
+
 @asynccontextmanager
 async def storm(
     redis_url: str, seed: int, relays: int = 2, timeout_s: float = TIMEOUT_S
@@ -344,16 +381,14 @@ async def storm(
             "command_rate": 0, "drain_timeout": DRAIN_S, "hooks": hooks,
             "hook_allow": "127.0.0.0/8", "hook_lease": HOOK_LEASE_S,
         }  # fmt: skip
-        started = [RelayProcess(**settings) for _ in range(relays)]
-        for relay in started:
-            await anyio.to_thread.run_sync(relay.start)  # a proxy may run on this loop
-            stack.push(relay)
-        made = Storm(started, seed, settings, hook)
-        for relay in started:
+        running = [stack.push(await started(settings)) for _ in range(relays)]
+        made = Storm(running, seed, settings, hook)
+        for relay in running:
             for user in ("ann", "bob"):
-                client = await stack.enter_async_context(connected(relay, user))
+                entering = partial(_enter, stack, relay, user)
+                client = await insisting(entering, AssertionError)
                 for cid in ALL_CALLS:
-                    await client.watch(cid)
+                    await insisting(partial(client.watch, cid), Refused)
                 made.watchers.append(client)
         made.start()
         await made.accept(5, ALL_CALLS)
@@ -361,8 +396,8 @@ async def storm(
         await made.finish()
         await made.balance()
         # A relay logs what went wrong: that is no failure here, a traceback would be.
-        for relay in started:
+        for relay in running:
             relay.terminate()
-        for relay in started:
+        for relay in running:
             assert await anyio.to_thread.run_sync(relay.wait) == 0
             assert "Traceback" not in relay.log, relay.log

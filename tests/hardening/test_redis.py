@@ -17,6 +17,7 @@ from tests.hardening.rig import (
     Storm,
     numbers,
     rows,
+    started,
     storm,
 )
 from tests.processes import RelayProcess
@@ -258,10 +259,8 @@ def at(frame: Frame) -> int:
 @asynccontextmanager
 async def one_more(work: Storm) -> AsyncIterator[RelayProcess]:
     """Run one more relay beside those of a storm."""
-    relay = RelayProcess(**work.settings)
     async with AsyncExitStack() as stack:
-        await anyio.to_thread.run_sync(relay.start)
-        stack.push(relay)
+        relay = stack.push(await started(work.settings))
         yield relay
         await anyio.to_thread.run_sync(relay.stop)
 
