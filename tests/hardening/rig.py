@@ -13,22 +13,28 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from random import Random
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 import httpx
 
 from tests import ledger
 from tests.egress.receiver import Peer, Receiver, receiving, status
-from tests.hardening.senders import ApiSender, Sender, SocketSender, StreamSender, WebhookSender
+from tests.hardening.senders import (
+    ApiSender,
+    Sender,
+    SocketSender,
+    StreamSender,
+    WebhookSender,
+    insisting,
+    logged_in,
+)
 from tests.processes import RelayProcess
-from tests.relay_client import Client, Frame, Refused, connected
-
-T = TypeVar("T")
+from tests.relay_client import Client, Frame, Refused
 
 SOAK: Final = int(os.environ.get("SOAK", "0"))
 ROUNDS: Final = max(1, SOAK // 10)
@@ -334,15 +340,6 @@ async def hooked(rng: Random) -> AsyncIterator[tuple[Flaky, str]]:
             yield Flaky(receiver, rng), file.name
 
 
-async def insisting(step: Callable[[], Awaitable[T]], fault: type[Exception]) -> T:
-    """Return what a step gives. It may fail twice: Redis may stand still longer than is waited."""
-    for _ in range(2):
-        with suppress(fault):
-            return await step()
-        await asyncio.sleep(1.0)
-    return await step()
-
-
 async def started(settings: dict[str, object]) -> RelayProcess:
     """Start a relay; again when Redis did not answer, for then it ends."""
 
@@ -364,10 +361,6 @@ class RedisStoodStill(Exception):
     """A relay could not start for that."""
 
 
-async def _enter(stack: AsyncExitStack, relay: RelayProcess, user: str) -> Client:
-    return await stack.enter_async_context(connected(relay, user))
-
-
 @asynccontextmanager
 async def storm(
     redis_url: str, seed: int, relays: int = 2, timeout_s: float = TIMEOUT_S
@@ -385,8 +378,7 @@ async def storm(
         made = Storm(running, seed, settings, hook)
         for relay in running:
             for user in ("ann", "bob"):
-                entering = partial(_enter, stack, relay, user)
-                client = await insisting(entering, AssertionError)
+                client = await logged_in(stack, relay, user)
                 for cid in ALL_CALLS:
                     await insisting(partial(client.watch, cid), Refused)
                 made.watchers.append(client)
