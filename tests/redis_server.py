@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import secrets
 import shutil
 import signal
@@ -24,7 +25,9 @@ import pytest
 import redis
 
 BINARY = shutil.which("redis-server") or "/usr/bin/redis-server"
-START_LIMIT_S = 10.0
+START_LIMIT_S = 30.0
+
+_given: set[int] = set()
 
 
 def valkey_binary() -> str:
@@ -43,15 +46,27 @@ def free_port() -> int:
     """Return a port that nobody listens on, for a server that cannot be told to take any.
 
     It is none of those that the kernel gives to connections: one of these may get it before the
-    server does. The choice has nothing to do with what a test has seeded.
+    server does. None is given twice, nor to another worker that runs tests beside this one: until
+    its server starts, nothing else tells that it is taken. The choice has nothing to do with what a
+    test has seeded.
     """
-    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    first = int(given.read_text().split()[0]) if given.exists() else 32_768
     while True:
-        port = secrets.choice(range(min(10_000, first // 2), first))
+        port = secrets.choice(_own_ports())
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
+
+
+def _own_ports() -> range:
+    """Return the ports to choose from: every nth of n workers."""
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    end = int(ephemeral.read_text().split()[0]) if ephemeral.exists() else 32_768
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return range(min(10_000, end // 2), end)[number % workers :: workers]
 
 
 class RedisServer:
@@ -98,10 +113,10 @@ class RedisServer:
         return [str(memory), "--sentinel", *common]
 
     def await_start(self) -> None:
-        """Return once it answers."""
+        """Return once it answers; when another one does in its stead, it has ended."""
         assert self._process is not None
         deadline = time.monotonic() + START_LIMIT_S
-        while not self._answers():
+        while not self._answers() or self._process.poll() is not None:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 log = Path(self._folder.name, "redis.log").read_text()
                 self.close()

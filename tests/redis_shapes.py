@@ -1,6 +1,9 @@
 """Redis in every shape, as real servers on free ports: Sentinel with its trio, a Cluster.
 
-Servers start side by side, with timeouts short enough for tests; each is ended by its own handle.
+Servers start side by side; each is ended by its own handle. One that is silent for seconds is not
+taken for dead, or a busy machine would replace a primary that a test counts on: a test in which one
+dies says ``set_down_after(QUICK_MS)`` then.
+
 With ``fronted`` they name the ports of proxies as their own (tests/broker/proxy.py), which have to
 run before the servers start: the relays and the servers' own replication then go through those, a
 Cluster's bus and the way to the sentinels do not.
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ import redis
 from relay.broker.slots import key_slot
 from tests.redis_server import BINARY, RedisServer, free_port
 
-DOWN_AFTER_MS = 1000
-PATIENCE_S = 30.0
+QUICK_MS = 1000
+PATIENT_MS = 15_000
+PATIENCE_S = 60.0
+AGAIN_S = 5.0
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -35,6 +40,23 @@ def until(condition: Callable[[], object], what: str) -> None:
             pass
         assert time.monotonic() < deadline, f"in vain: {what}"
         time.sleep(0.02)
+
+
+def ask_until(ask: Callable[[], object], condition: Callable[[], object], what: str) -> None:
+    """As ``until``, and ask for it, again every few seconds: servers give up what takes long."""
+    asked = -AGAIN_S
+
+    def is_true() -> bool:
+        nonlocal asked
+        if condition():
+            return True
+        if time.monotonic() - asked >= AGAIN_S:
+            with suppress(ValueError):  # whom to ask is not known yet
+                ask()
+                asked = time.monotonic()
+        return False
+
+    until(is_true, what)
 
 
 def _is_linked(server: RedisServer) -> bool:
@@ -84,8 +106,21 @@ class Watched:
         """Have the replica promoted, and return once the sentinels say so."""
         before = self.primary
         with self.sentinels[0].client() as client:
-            until(lambda: client.execute_command("SENTINEL", "FAILOVER", "main"), "a failover")
-        until(lambda: self.primary is not before, "another primary")
+            ask_until(
+                lambda: client.execute_command("SENTINEL", "FAILOVER", "main"),
+                lambda: self.primary is not before,
+                "another primary",
+            )
+
+    def until_replaced(self, primary: RedisServer) -> None:
+        """Return once the sentinels call another one the primary."""
+        until(lambda: self.primary is not primary, "another primary")
+
+    def set_down_after(self, ms: int) -> None:
+        """Have the sentinels take a server for dead that is silent for so long."""
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                client.execute_command("SENTINEL", "SET", "main", "down-after-milliseconds", ms)
 
     def until_joined(self) -> None:
         """Return once the other one is a replica of the primary, and has what that has."""
@@ -105,7 +140,7 @@ class Watched:
                 with sentinel.client() as client:
                     for command in (
                         ("MONITOR", "main", "127.0.0.1", primary.front, 2),
-                        ("SET", "main", "down-after-milliseconds", DOWN_AFTER_MS),
+                        ("SET", "main", "down-after-milliseconds", PATIENT_MS),
                         ("SET", "main", "failover-timeout", 3000),
                     ):
                         client.execute_command("SENTINEL", *command)
@@ -146,7 +181,7 @@ class Cluster:
         self.servers = [
             RedisServer(
                 "--cluster-enabled", "yes", "--cluster-port", str(free_port()),
-                "--cluster-node-timeout", str(DOWN_AFTER_MS),
+                "--cluster-node-timeout", str(QUICK_MS),  # or starting would take longer
                 "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1",
                 *_tls(certificate, tls_port), *arguments, fronted=fronted,
             )
@@ -224,6 +259,7 @@ class Cluster:
     def part(self, key: str) -> tuple[RedisServer, RedisServer]:
         """Part the replica of a key's primary from it, as ``Watched.part``."""
         primary = self.owner(key)
+        until(lambda: self._replicas(primary), "a replica")
         [replica] = self._replicas(primary)
         replica.freeze()
         self.run(primary, "CLIENT", "KILL", "TYPE", "replica")
@@ -236,9 +272,35 @@ class Cluster:
     def failover(self, key: str, *how: str) -> None:
         """Have a replica take over from the primary that serves a key; ``FORCE`` asks only it."""
         before = self.owner(key)
-        [server] = self._replicas(before)
-        self.run(server, "CLUSTER", "FAILOVER", *how)
-        until(lambda: self.owner(key) is server, "another primary")
+
+        def ask() -> None:
+            [server] = self._replicas(before)
+            self.run(server, "CLUSTER", "FAILOVER", *how)
+
+        self.set_down_after(QUICK_MS)  # for multiples of it no other election is held
+        ask_until(ask, lambda: self.owner(key) is not before, "another primary")
+        until(self._is_patient, "nodes that all are taken to live")
+
+    def set_down_after(self, ms: int) -> None:
+        """Have the servers take one of them for dead that is silent for so long."""
+        for server in self.servers:
+            if server.is_running:
+                self.run(server, "CONFIG", "SET", "cluster-node-timeout", ms)
+
+    def _is_patient(self) -> bool:
+        """Be patient from now on if no node is taken for dead: it would be for twice that time."""
+        if self._has_failed():
+            return False
+        self.set_down_after(PATIENT_MS)
+        if not self._has_failed():  # meanwhile
+            return True
+        self.set_down_after(QUICK_MS)
+        return False
+
+    def _has_failed(self) -> bool:
+        nodes = [self.run(server, "CLUSTER", "NODES") for server in self.servers]
+        flags = [line.split()[2].split(",") for known in nodes for line in known.splitlines()]
+        return any("fail" in each for each in flags)
 
     def until_joined(self) -> None:
         """Return once all others are replicas of the primaries, and have what those have."""
@@ -266,20 +328,32 @@ class Cluster:
         return self
 
     def _join(self) -> None:
-        first = self.servers[0]
         edges = [16384 * n // self._primaries for n in range(self._primaries + 1)]
         for number, server in enumerate(self.servers):
             self._set_epoch(server, number + 1)
             if number < self._primaries:
                 span = edges[number], edges[number + 1] - 1
                 self.run(server, "CLUSTER", "ADDSLOTSRANGE", *span)
-        for server in self.servers[1:]:
-            bus = int(self.run(first, "CONFIG", "GET", "cluster-port")["cluster-port"])
-            self.run(server, "CLUSTER", "MEET", "127.0.0.1", self._meeting_port or first.port, bus)
+        ask_until(self._meet, self._have_met, "nodes that know each other")
         for number, server in enumerate(self.servers[self._primaries :]):
             primary = self._id(self.servers[number])
             until(lambda s=server, p=primary: self.run(s, "CLUSTER", "REPLICATE", p), "a replica")
         until(self._is_complete, "a cluster whose nodes agree")
+        until(self._is_patient, "nodes that all are taken to live")
+
+    def _meet(self) -> None:
+        first, *others = self.servers
+        bus = int(self.run(first, "CONFIG", "GET", "cluster-port")["cluster-port"])
+        for server in others:
+            self.run(server, "CLUSTER", "MEET", "127.0.0.1", self._meeting_port or first.port, bus)
+
+    def _have_met(self) -> bool:
+        """Tell whether every node knows all; one that is slow to shake hands is forgotten."""
+        nodes = [self.run(server, "CLUSTER", "NODES") for server in self.servers]
+        return all(
+            "handshake" not in known and len(known.splitlines()) == len(self.servers)
+            for known in nodes
+        )
 
     def _set_epoch(self, server: RedisServer, epoch: int) -> None:
         """Give a node its epoch. redis-py repeats what is answered late, and Redis refuses that."""

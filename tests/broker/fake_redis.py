@@ -63,6 +63,7 @@ async def faking(answer: Answer) -> AsyncIterator[FakeRedis]:
         yield fake
     finally:
         listener.close()
+        fake.refuse()  # whoever has just been let in
         for writer in fake.writers:
             writer.transport.abort()
         await listener.wait_closed()

@@ -41,6 +41,7 @@ class Proxy:
         self._held: tuple[str, ...] | None = None
         self._released = asyncio.Event()
         self._losing: bytes | None = None
+        self._is_closed = False
 
     def mute(self) -> None:
         """From now on lose what Redis answers on the connections that stand."""
@@ -68,7 +69,8 @@ class Proxy:
         self._losing = text
 
     async def aclose(self) -> None:
-        """End every connection, and wait for that."""
+        """End every connection, and wait for that; those that still come are hung up on."""
+        self._is_closed = True
         self.release()
         self.cut()
         await asyncio.gather(*self._serving)
@@ -81,6 +83,9 @@ class Proxy:
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve another connection."""
+        if self._is_closed:
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
@@ -92,6 +97,10 @@ class Proxy:
             writer.transport.abort()
             return
         redis_reader, redis_writer = there
+        if self._is_closed:
+            writer.transport.abort()
+            redis_writer.transport.abort()
+            return
         self._writers |= {writer, redis_writer}
         wire = Wire(self)
         try:

@@ -25,7 +25,7 @@ from tests.contract.harness import (
     event,
     until,
 )
-from tests.redis_shapes import Cluster
+from tests.redis_shapes import QUICK_MS, Cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -227,7 +227,7 @@ def divided() -> Iterator[Cluster]:
 async def test_lists_do_not_need_the_server_that_knows_who_is_alive(divided: Cluster) -> None:
     """While it is away nobody is taken out of them, and nobody's login fails."""
     async with closing(RedisRig(divided)) as rig:
-        broker = await rig.broker(Limits(publish_timeout_s=1.0))
+        broker = await rig.broker(Limits(publish_timeout_s=3.0))
         keys = broker.keyspace
         knows = divided.owner(keys.nodes)
 
@@ -250,8 +250,10 @@ async def test_a_primary_that_dies_is_replaced(replicated: Cluster, recorder: Re
         broker = await rig.broker(PATIENT, recorder)
         await broker.subscribe(CID)
         await asyncio.gather(*publishing(broker, 1, 20))
+        await anyio.to_thread.run_sync(replicated.until_joined)
         dead = replicated.owner(key(broker))
         dead.kill()
+        await anyio.to_thread.run_sync(replicated.set_down_after, QUICK_MS)
         tasks = publishing(broker, 21, 40)
         await asyncio.gather(*tasks)
         offsets = [entry.offset for entry in (await broker.history(CID, 20)).entries]

@@ -147,6 +147,7 @@ async def test_waiting_ends_in_time_and_the_silent_connection_is_given_up() -> N
             await link.request("ECHO", "a")
         assert loop.time() - started < 1.0
         fake.answer = echo
+        link._timeout_s = 5.0
         await until(lambda: len(fake.writers) == 2 and link.is_connected, "another connection")
         assert await link.request("ECHO", "b") == b"b"
         assert asked(fake) == [b"a", b"b"]
@@ -154,26 +155,28 @@ async def test_waiting_ends_in_time_and_the_silent_connection_is_given_up() -> N
 
 async def test_a_silent_connection_is_given_up_also_when_nobody_had_the_patience() -> None:
     """Whoever asks several things has less time for each than a connection has to answer."""
-    async with linked(lambda command: None, timeout_s=0.2) as (link, fake):
+    async with linked(lambda command: None, timeout_s=2.0) as (link, fake):
         for name in ("a", "b"):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await link.request("ECHO", name)
         fake.answer = echo
+        link._timeout_s = 5.0
         await until(lambda: len(fake.writers) == 2 and link.is_connected, "another connection")
         assert await link.request("ECHO", "c") == b"c"
         assert asked(fake) == [b"a", b"b", b"c"]
 
 
 async def test_an_answer_that_nobody_had_the_patience_for_keeps_the_connection() -> None:
-    async with linked(lambda command: None, timeout_s=0.2) as (link, fake):
+    async with linked(lambda command: None, timeout_s=2.0) as (link, fake):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await link.request("ECHO", "a")
         fake.writers[0].write(b"+a\r\n")
         fake.answer = echo
-        given_up_by = asyncio.get_running_loop().time() + 0.4
+        given_up_by = asyncio.get_running_loop().time() + 2.2
         await until(lambda: asyncio.get_running_loop().time() > given_up_by, "it was looked at")
+        link._timeout_s = 5.0
         assert await link.request("ECHO", "b") == b"b"
         assert len(fake.writers) == 1
 

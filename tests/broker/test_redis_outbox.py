@@ -57,10 +57,10 @@ async def test_one_process_at_a_time_has_a_partition(rig: RedisRig) -> None:
 
 
 async def test_a_lease_that_is_not_renewed_runs_out(rig: RedisRig) -> None:
-    here, there, partition = await outboxes(rig, lease_s=0.3)
+    here, there, partition = await outboxes(rig, lease_s=2.0)
     lease = await here.lease(partition)
     assert lease is not None
-    await rig.pass_time(0.35)
+    await rig.pass_time(2.05)
     taken = await there.lease(partition)
     assert taken is not None
     with pytest.raises(LeaseLost):
@@ -99,14 +99,14 @@ async def test_another_server_makes_the_lease_another_one(
 
 
 async def test_who_delivers_is_known_to_all_and_who_left_is_not(rig: RedisRig) -> None:
-    here, there, _ = await outboxes(rig, lease_s=0.5)
+    here, there, _ = await outboxes(rig, lease_s=3.0)
     await rig.broker()  # one that only serves
     assert await here.join() == {here.node}
     assert await there.join() == {here.node, there.node}
     await here.leave()
     assert await there.join() == {there.node}
     await here.join()
-    await rig.pass_time(0.6)
+    await rig.pass_time(3.1)
     assert await there.join() == {there.node}
 
 

@@ -21,25 +21,25 @@ def ticket(node: str) -> Ticket:
 
 async def test_a_process_that_said_nothing_for_a_minute_leaves_nothing(rig: RedisRig) -> None:
     dies, stays = await rig.broker(), await rig.broker()
-    dying, staying = rig.tickets(dies, life_s=0.1), rig.tickets(stays, life_s=0.1)
+    dying, staying = rig.tickets(dies, life_s=2.0), rig.tickets(stays, life_s=2.0)
     await dying.mark({CID: Position("e1", 9)}, [])
     for name in ("a", "b"):
         await dying.hold("john", name, ticket(dies.node))
     assert await staying.held("john", [CID]) == {"a": dies.node, "b": dies.node}
     claimed = await staying.claim("john", [CID], ["a"], "new", stays.node)
     assert claimed == {CID: Position("e1", 9)}
-    await rig.pass_time(0.15)
+    await rig.pass_time(2.05)
     assert await staying.claim("john", [CID], ["b"], "newer", stays.node) == {}
     assert await staying.held("john", [CID]) == {"new": stays.node}
 
 
 async def test_a_sign_of_life_without_news_is_one(rig: RedisRig) -> None:
     broker = await rig.broker()
-    tickets = rig.tickets(broker, life_s=0.1)
+    tickets = rig.tickets(broker, life_s=2.0)
     await tickets.mark({CID: Position("e1", 9)}, [])
-    await rig.pass_time(0.07)
+    await rig.pass_time(1.2)
     await tickets.mark({}, [])
-    await rig.pass_time(0.07)
+    await rig.pass_time(1.2)
     await tickets.hold("john", "a", ticket(broker.node))
     assert await tickets.claim("john", [CID], ["a"], "new", broker.node) != {}
 

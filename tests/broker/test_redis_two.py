@@ -16,8 +16,6 @@ from tests.contract.harness import CID, Recorder, RedisRig, caught_up, event, un
 
 pytestmark = pytest.mark.anyio
 
-QUICK = {"heartbeat_s": 0.05, "dead_after_s": 0.4}
-
 
 async def test_what_one_publishes_reaches_the_other_in_order(rig: RedisRig) -> None:
     here, there = Recorder(), Recorder()
@@ -80,7 +78,7 @@ async def test_one_that_leaves_is_gone_at_once(rig: RedisRig) -> None:
 
 
 async def test_one_that_dies_is_gone_after_a_while(rig: RedisRig) -> None:
-    one = await rig.broker(**QUICK)
+    one = await rig.broker(heartbeat_s=0.05, dead_after_s=0.4)
     two = await rig.broker(heartbeat_s=1000.0, dead_after_s=0.4)  # silent after its first beat
     await two.set_roster(CID, Roster(3))
 
@@ -103,7 +101,7 @@ async def test_one_that_is_silent_counts_as_dead_before_it_is_forgotten(rig: Red
 
 async def test_one_that_was_taken_for_dead_says_everything_again(rig: RedisRig) -> None:
     recorder = Recorder()
-    broker = await rig.broker(recorder=recorder, **QUICK)
+    broker = await rig.broker(recorder=recorder, heartbeat_s=0.05)
     await broker.subscribe(CID)
     with rig.server.client() as client:
         client.zrem(f"{rig.prefix}nodes", broker.node)  # what the others do after its silence
@@ -112,7 +110,7 @@ async def test_one_that_was_taken_for_dead_says_everything_again(rig: RedisRig) 
 
 async def test_one_that_lives_is_not_interrupted(rig: RedisRig) -> None:
     recorder = Recorder()
-    broker = await rig.broker(recorder=recorder, **QUICK)
+    broker = await rig.broker(recorder=recorder, heartbeat_s=0.05)
     await broker.subscribe(CID)
     with rig.server.client() as client:
         key = f"{rig.prefix}nodes"

@@ -113,12 +113,14 @@ async def test_a_subscription_that_redis_ends_is_made_again_and_told(recorder: R
 async def test_a_silent_connection_is_replaced_and_everything_subscribed_again(
     recorder: Recorder,
 ) -> None:
-    async with subscribed(recorder, silence_s=1.0) as (subscriber, fake):
+    async with subscribed(recorder, silence_s=30.0) as (subscriber, fake):
         cids = [f"default:{n}" for n in range(2500)]
         await asyncio.gather(*map(subscriber.subscribe, cids))
         first = fake.writers[0]
         fake.answer = lambda command: None
+        subscriber._silence_s = 1.0
         await until(first.transport.is_closing, "the silent connection is closed")
+        subscriber._silence_s = 30.0  # a busy machine is silent, too
         fake.answer = confirm
         await until(lambda: recorder.interruptions, "the loss is told")
         assert recorder.interruptions == [set(cids)]
@@ -126,8 +128,8 @@ async def test_a_silent_connection_is_replaced_and_everything_subscribed_again(
 
 
 async def test_a_connection_that_answers_pings_is_kept(recorder: Recorder) -> None:
-    async with subscribed(recorder, silence_s=1.0) as (_, fake):
-        await until(lambda: fake.commands.count([b"PING"]) > 60, "pings for longer than that")
+    async with subscribed(recorder, silence_s=3.0) as (_, fake):
+        await until(lambda: fake.commands.count([b"PING"]) > 160, "pings for longer than that")
         assert len(fake.writers) == 1
 
 
@@ -181,11 +183,13 @@ async def test_many_epochs_are_read_right(recorder: Recorder) -> None:
 
 async def test_a_frozen_redis_is_survived(own_rig: RedisRig, recorder: Recorder) -> None:
     broker = await own_rig.broker(recorder=recorder)
-    broker._subscriber._ping_s = 0.02
-    broker._subscriber._silence_s = 0.3
     await broker.subscribe(CID)
     own_rig.server.freeze()
-    await until(lambda: not broker._subscriber.is_connected, "the silence is noticed")
+    subscriber = broker._subscriber
+    assert isinstance(subscriber, Subscriber)
+    subscriber._ping_s, subscriber._silence_s = 0.02, 0.3
+    await until(lambda: not subscriber.is_connected, "the silence is noticed")
+    subscriber._silence_s = 30.0  # a busy machine is silent, too
     own_rig.server.thaw()
     await until(lambda: recorder.interruptions == [{CID}], "it is told")
     await broker.publish(event(1))

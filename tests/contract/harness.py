@@ -285,6 +285,11 @@ async def caught_up(broker: Broker, recorder: Recorder) -> None:
         await until(lambda fence=fence: token in recorder.contents(fence), "the fence arrives")
 
 
+def on_several_servers(broker: Broker) -> bool:
+    """Tell whether what is published in two calls may be said by two servers."""
+    return len(_fences(broker)) > 1
+
+
 def _fences(broker: Broker) -> list[str]:
     """Return a call on each server: what one server says comes in order, what two say need not."""
     if not isinstance(broker, RedisBroker):

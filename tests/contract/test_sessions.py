@@ -133,10 +133,10 @@ async def test_who_came_back_leaves_again_after_the_first_time_is_settled(
 
 
 async def test_a_seat_is_due_when_its_time_has_come(sessions: Sessions, rig: Rig) -> None:
-    await sessions.mark([ANN], 0.05)
+    await sessions.mark([ANN], 2.0)
     await sessions.mark([BOB], 1000)
     assert await sessions.due(10) == []
-    await rig.pass_time(0.06)
+    await rig.pass_time(2.05)
     assert [due.seat for due in await sessions.due(10)] == [ANN]
 
 

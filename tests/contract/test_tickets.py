@@ -95,11 +95,11 @@ async def test_of_many_who_claim_at_once_one_gets_it(john: User) -> None:
 
 
 async def test_a_ticket_is_good_for_a_limited_time(rig: Rig, broker: Broker) -> None:
-    john = User(rig.tickets(broker, life_s=0.05), broker)
+    john = User(rig.tickets(broker, life_s=2.0), broker)
     await john.leave("old", demo=7)
     await john.leave("older", other=7)
     assert await john.claim(OTHER) == {OTHER: at(7)}
-    await rig.pass_time(0.06)
+    await rig.pass_time(2.05)
     assert await john.claim(CID) == {}
 
 
@@ -119,12 +119,12 @@ async def test_of_two_tickets_each_gives_the_lower_position(
 
 
 async def test_the_oldest_is_used_up_first(rig: Rig, broker: Broker) -> None:
-    john = User(rig.tickets(broker, life_s=0.2), broker)
+    john = User(rig.tickets(broker, life_s=2.0), broker)
     await john.leave("b", demo=5)
-    await rig.pass_time(0.15)
+    await rig.pass_time(1.0)
     await john.leave("a", demo=9)
     assert await john.claim(CID) == {CID: at(5)}
-    await rig.pass_time(0.1)
+    await rig.pass_time(1.2)
     assert await john.claim(CID, heir="newer") == {CID: at(5)}
 
 

@@ -22,7 +22,8 @@ from tests.egress.worker import broker_on
 from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
-CALLS = [f"default:call-{n}" for n in range(20)]
+CALLS = [f"default:call-{n}" for n in range(100)]
+"""So many that of three processes which share the partitions each has some."""
 NOW = 1_900_000_000_000
 
 
@@ -101,7 +102,7 @@ class Fleet:
     async def publish(self, count: int) -> None:
         """Publish events of several calls, many at once."""
         for start in range(0, count, 500):
-            batch = [_event(CALLS[n % 20]) for n in range(start, min(count, start + 500))]
+            batch = [_event(CALLS[n % len(CALLS)]) for n in range(start, min(count, start + 500))]
             await asyncio.gather(*map(self.broker.publish, batch))
             self.published |= {each.event_id for each in batch}
 

@@ -121,6 +121,7 @@ class Receiver:
         self.url = ""
         self._news = asyncio.Event()
         self._handlers: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def until(self, count: int) -> list[Request]:
         """Return the requests once there are so many; waits at most ten seconds."""
@@ -131,11 +132,16 @@ class Receiver:
         return self.requests
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_closed:
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self._serve(Peer(reader, writer)))
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)
+        task.add_done_callback(lambda _: writer.close())  # also when it never began
 
     async def aclose(self) -> None:
+        self._is_closed = True
         for task in self._handlers:
             task.cancel()
         await asyncio.gather(*self._handlers, return_exceptions=True)
@@ -152,8 +158,6 @@ class Receiver:
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
             return
-        finally:
-            peer.writer.close()
 
 
 async def _read(reader: asyncio.StreamReader, number: int) -> Request | None:

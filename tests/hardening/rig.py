@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -23,9 +24,17 @@ import httpx
 
 from tests import ledger
 from tests.egress.receiver import Peer, Receiver, receiving, status
-from tests.hardening.senders import ApiSender, Sender, SocketSender, StreamSender, WebhookSender
+from tests.hardening.senders import (
+    ApiSender,
+    Sender,
+    SocketSender,
+    StreamSender,
+    WebhookSender,
+    insisting,
+    logged_in,
+)
 from tests.processes import RelayProcess
-from tests.relay_client import Client, Frame, connected
+from tests.relay_client import Client, Frame, Refused
 
 SOAK: Final = int(os.environ.get("SOAK", "0"))
 ROUNDS: Final = max(1, SOAK // 10)
@@ -331,6 +340,27 @@ async def hooked(rng: Random) -> AsyncIterator[tuple[Flaky, str]]:
             yield Flaky(receiver, rng), file.name
 
 
+async def started(settings: dict[str, object]) -> RelayProcess:
+    """Start a relay; again when Redis did not answer, for then it ends."""
+
+    async def start() -> RelayProcess:
+        relay = RelayProcess(**settings)
+        try:
+            await anyio.to_thread.run_sync(relay.start)  # a proxy may run on this loop
+        except AssertionError as error:
+            relay.kill()
+            if "not answer" in relay.log:
+                raise RedisStoodStill from error
+            raise
+        return relay
+
+    return await insisting(start, RedisStoodStill)
+
+
+class RedisStoodStill(Exception):
+    """A relay could not start for that."""
+
+
 @asynccontextmanager
 async def storm(
     redis_url: str, seed: int, relays: int = 2, timeout_s: float = TIMEOUT_S
@@ -344,16 +374,13 @@ async def storm(
             "command_rate": 0, "drain_timeout": DRAIN_S, "hooks": hooks,
             "hook_allow": "127.0.0.0/8", "hook_lease": HOOK_LEASE_S,
         }  # fmt: skip
-        started = [RelayProcess(**settings) for _ in range(relays)]
-        for relay in started:
-            await anyio.to_thread.run_sync(relay.start)  # a proxy may run on this loop
-            stack.push(relay)
-        made = Storm(started, seed, settings, hook)
-        for relay in started:
+        running = [stack.push(await started(settings)) for _ in range(relays)]
+        made = Storm(running, seed, settings, hook)
+        for relay in running:
             for user in ("ann", "bob"):
-                client = await stack.enter_async_context(connected(relay, user))
+                client = await logged_in(stack, relay, user)
                 for cid in ALL_CALLS:
-                    await client.watch(cid)
+                    await insisting(partial(client.watch, cid), Refused)
                 made.watchers.append(client)
         made.start()
         await made.accept(5, ALL_CALLS)
@@ -361,8 +388,8 @@ async def storm(
         await made.finish()
         await made.balance()
         # A relay logs what went wrong: that is no failure here, a traceback would be.
-        for relay in started:
+        for relay in running:
             relay.terminate()
-        for relay in started:
+        for relay in running:
             assert await anyio.to_thread.run_sync(relay.wait) == 0
             assert "Traceback" not in relay.log, relay.log

@@ -10,9 +10,9 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from random import Random
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 
@@ -20,14 +20,33 @@ from relay.errors import Unavailable
 from relay.publisher import AsyncPublisher
 from tests.integration.doors import event_path, post_webhook, webhook
 from tests.processes import API_KEY, RelayProcess
-from tests.relay_client import Refused, connected
+from tests.relay_client import Client, Refused, connected
 
 PATIENCE_S: Final = 30.0
 REPEAT_AFTER_S: Final = 0.05
 STREAM_TIMEOUT_S: Final = 1.0
 
+T = TypeVar("T")
 Offer = Callable[[int], Awaitable[bool]]
 """Sends the event of a number; false when it was not accepted, or not surely."""
+
+
+async def insisting(step: Callable[[], Awaitable[T]], fault: type[Exception]) -> T:
+    """Return what a step gives. It may fail twice: Redis may stand still longer than is waited."""
+    for _ in range(2):
+        with suppress(fault):
+            return await step()
+        await asyncio.sleep(1.0)
+    return await step()
+
+
+async def logged_in(stack: AsyncExitStack, relay: RelayProcess, user: str) -> Client:
+    """Give a socket that is logged in, until the stack is left."""
+
+    async def log_in() -> Client:
+        return await stack.enter_async_context(connected(relay, user))
+
+    return await insisting(log_in, AssertionError)
 
 
 class Sender(ABC):
@@ -137,7 +156,8 @@ class SocketSender(Sender):
 
     @asynccontextmanager
     async def offering(self) -> AsyncIterator[Offer]:
-        async with connected(self.relay, "jane") as client:
+        async with AsyncExitStack() as stack:
+            client = await logged_in(stack, self.relay, "jane")
 
             async def offer(number: int) -> bool:
                 try:

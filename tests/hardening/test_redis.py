@@ -17,11 +17,12 @@ from tests.hardening.rig import (
     Storm,
     numbers,
     rows,
+    started,
     storm,
 )
 from tests.processes import RelayProcess
 from tests.redis_server import BINARY, RedisServer, free_port, running, valkey_binary
-from tests.redis_shapes import Cluster, Watched
+from tests.redis_shapes import QUICK_MS, Cluster, Watched
 from tests.relay_client import Frame, connected
 
 pytestmark = pytest.mark.anyio
@@ -173,6 +174,7 @@ async def test_the_primary_dies_and_a_replica_takes_over(binary: str) -> None:
         async with storm(redis.url, SEED) as work:
             dead = redis.primary
             dead.kill()
+            await anyio.to_thread.run_sync(redis.set_down_after, QUICK_MS)
             await work.refuse(1, ALL_CALLS)
             await work.accept(20, ALL_CALLS)
             await work.until_ready(200)
@@ -183,7 +185,7 @@ async def test_a_replica_takes_over_without_the_last_events() -> None:
     """Those who had them are told; who comes back from before them gets what is there now."""
     with Watched() as redis:
         async with storm(redis.url, SEED) as work:
-            lost = await lose(redis.part, ALL_CALLS, work)
+            lost = await lose(redis, redis.part, ALL_CALLS, work)
             kept = await history(work, ALL_CALLS)
             await work.until_ready(200)
         work.check(losses=True)
@@ -195,7 +197,7 @@ async def test_a_shard_s_replica_takes_over_without_the_last_events() -> None:
         async with storm(redis.url, SEED) as work:
             key = await anyio.to_thread.run_sync(meta_key, redis, CALLS[0])
             theirs = await anyio.to_thread.run_sync(calls_of, redis, redis.owner(key))
-            lost = await lose(partial(redis.part, key), theirs, work)
+            lost = await lose(redis, partial(redis.part, key), theirs, work)
             kept = await history(work, theirs)
             await work.until_ready(200)
         work.check(losses=True)
@@ -216,7 +218,10 @@ def calls_of(redis: Cluster, primary: RedisServer) -> list[str]:
 
 
 async def lose(
-    part: Callable[[], tuple[RedisServer, RedisServer]], cids: Collection[str], work: Storm
+    redis: Watched | Cluster,
+    part: Callable[[], tuple[RedisServer, RedisServer]],
+    cids: Collection[str],
+    work: Storm,
 ) -> dict[str, range]:
     """Have events accepted that only a primary has, and let its replica take over.
 
@@ -228,6 +233,7 @@ async def lose(
     primary.kill()
     after = work.accepted()
     replica.thaw()
+    await anyio.to_thread.run_sync(redis.set_down_after, QUICK_MS)
     await work.accept(20, ALL_CALLS)
     return {cid: range(before[cid] + 1, after[cid] + 2) for cid in cids}
 
@@ -253,10 +259,8 @@ def at(frame: Frame) -> int:
 @asynccontextmanager
 async def one_more(work: Storm) -> AsyncIterator[RelayProcess]:
     """Run one more relay beside those of a storm."""
-    relay = RelayProcess(**work.settings)
     async with AsyncExitStack() as stack:
-        await anyio.to_thread.run_sync(relay.start)
-        stack.push(relay)
+        relay = stack.push(await started(work.settings))
         yield relay
         await anyio.to_thread.run_sync(relay.stop)
 
@@ -287,6 +291,7 @@ async def test_a_shard_s_primary_dies() -> None:
         async with storm(redis.url, SEED) as work:
             key = await anyio.to_thread.run_sync(meta_key, redis, CALLS[0])
             redis.owner(key).kill()
+            await anyio.to_thread.run_sync(redis.set_down_after, QUICK_MS)
             await work.refuse(1, [CALLS[0]])
             await work.accept(20, ALL_CALLS)
             await work.until_ready(200)

@@ -109,7 +109,7 @@ async def test_a_stop_finishes_what_is_under_way_and_another_process_goes_on(
         return await status(200)(peer)
 
     receiver.answers = [later]
-    settings = {"redis_url": redis_server.url, "redis_prefix": "stop:", "hook_lease": 2}
+    settings = {"redis_url": redis_server.url, "redis_prefix": "stop:", "hook_lease": 10}
     with RelayProcess(**settings, hook_allow="127.0.0.0/8") as first:
         await set_hooks(first, to(receiver.url, ordered=True))
         await publish(first, 1, 2)

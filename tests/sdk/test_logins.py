@@ -59,7 +59,7 @@ async def test_a_token_that_ends_is_refreshed_by_the_provider_and_calls_are_watc
     relay: Front, opens: Opens, redis_server: RedisServer, cid: str
 ) -> None:
     async with opens(relay) as john:
-        await john.connect("john", relay.token("john", 3), relay.token("john"))
+        await john.connect("john", relay.token("john", 6), relay.token("john"))
         await john.watch(cid)
         searched = relay.count("POST", "/video/calls")
         await john.until(lambda: john.count("token_asked") == 2, "a new token")
@@ -78,7 +78,7 @@ async def again(relay: Front, searched: int) -> None:
 async def test_a_request_with_a_token_that_has_ended_is_repeated_with_a_new_one(
     relay: Front, cid: str
 ) -> None:
-    first = relay.token("john", 3)
+    first = relay.token("john", 6)
     async with in_node(relay) as john:
         await john.connect("john", first, relay.token("john"))
         await john.watch(cid)
@@ -91,7 +91,7 @@ async def ended(relay: Front, token: str) -> None:
     """Wait until a token is refused."""
     params, headers = {"api_key": API_KEY}, {"authorization": token, "stream-auth-type": "jwt"}
     async with httpx.AsyncClient(base_url=relay.base_url, params=params, headers=headers) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             while (await client.post("/video/calls")).status_code != 401:
                 await anyio.sleep(0.05)
 
@@ -100,7 +100,7 @@ async def test_a_static_token_that_ends_takes_the_client_offline(
     memory_front: Front, cid: str
 ) -> None:
     async with in_node(memory_front) as john:
-        await john.connect("john", memory_front.token("john", 2))
+        await john.connect("john", memory_front.token("john", 5))
         await john.watch(cid)
         before = memory_front.kinds.count("connection.error")
         await john.connection(online=False)
