@@ -32,7 +32,7 @@ export const TIMING = Object.freeze({
   backoffMax: 20_000, // and no wait is longer than this (plus a close code's own minimum)
   stable: 10_000, // a connection this old makes the next wait start from the base again
   send: 30_000, // a send is answered, or rejected, within this
-  command: 10_000, // a watch or a token refresh is answered, or tried again, within this
+  command: 10_000, // a watch or a token refresh that was written is answered, or tried again, within this
   move: 60_000, // the longest time to move to another socket in, whatever the relay says
   refresh: 60_000, // a token is renewed at a random moment of the last minute (or half) of its life
 });
@@ -733,7 +733,9 @@ export class Relay extends Emitter {
     } catch {
       return this.#moveFailed();
     }
-    this.#arm("move", Math.max(0, move.deadline - this.#clock.now()), () => this.#moveFailed());
+    // The first socket ends then; what the second has not answered yet, it answers by position.
+    const over = () => (move.line.ready ? this.#adopt() : this.#moveFailed());
+    this.#arm("move", Math.max(0, move.deadline - this.#clock.now()), over);
   }
 
   /** Welcome on the second socket: watch there what we watch here, from where we are. */
@@ -944,14 +946,20 @@ export class Relay extends Emitter {
   /** Send a command and return its id; `then` = {ok, failed, late, cut}: at most one is called. */
   #ask(command, then, line = this.#line) {
     const id = ++this.#commandId;
-    const asked = { ...then, line };
+    const asked = { ...then, id, command, line, written: false };
     this.#asked.set(id, asked);
-    this.#arm(`ask ${id}`, this.#timing.command, () => {
-      this.#settle(id);
+    this.#write(asked, line);
+    return id;
+  }
+
+  /** Return the frame of a question. Its time begins now: with many calls the pace alone takes longer. */
+  #begin(asked) {
+    asked.written = true;
+    this.#arm(`ask ${asked.id}`, this.#timing.command, () => {
+      this.#settle(asked.id);
       asked.late();
     });
-    this.#write({ ...command, id }, line);
-    return id;
+    return { ...asked.command, id: asked.id };
   }
 
   #settle(id) {
@@ -959,11 +967,18 @@ export class Relay extends Emitter {
     this.#disarm(`ask ${id}`);
   }
 
-  /** Ask for a call on one line; an answer to what was asked before is nobody's from now on. */
+  /** What a call was asked is nobody's question from now on: its answer changes nothing. */
+  #unask({ _asked: id }) {
+    const asked = this.#asked.get(id);
+    if (asked?.written) Object.assign(asked, NOBODY);
+    else this.#settle(id); // and it never will be
+  }
+
+  /** Ask for a call on one line, instead of what was asked before. */
   #askToWatch(call, tries = 0, line = this.#line) {
     if (this.#calls.get(call.cid) !== call) return;
     this.#disarm(`watch ${call.cid}`);
-    Object.assign(this.#asked.get(call._asked) ?? {}, NOBODY);
+    this.#unask(call);
     const wait = retryDelay(tries + 1, this.#options.random, this.#timing);
     const again = () => {
       if (line === this.#move?.line) this.#moveFailed();
@@ -973,7 +988,14 @@ export class Relay extends Emitter {
       this.#watchRefused(call, error);
       this.#hasMoved(call);
     };
-    call._asked = this.#ask({ type: "call.watch", call_cid: call.cid, since: call.position ?? undefined }, {
+    const command = {
+      type: "call.watch",
+      call_cid: call.cid,
+      get since() { // when it is written: until then another line may have delivered
+        return call.position ?? undefined;
+      },
+    };
+    call._asked = this.#ask(command, {
       ok: (frame) => this.#watchAnswered(call, frame, line),
       failed: (error) => (error.temporary ? again() : refused(error)),
       late: again,
@@ -1017,7 +1039,7 @@ export class Relay extends Emitter {
     this.#retireWhenAnswered();
   }
 
-  /** Queue a frame (an object) or a send (its entry) at the pace the relay allows. */
+  /** Queue a frame, a question or a send (its entry) at the pace the relay allows. */
   #write(item, line = this.#line) {
     if ("deadline" in item) item.line = line;
     line.queue.push(item);
@@ -1029,15 +1051,22 @@ export class Relay extends Emitter {
     const gained = (Math.max(0, now - line.allowance.at) / 1000) * PACE.perSecond;
     line.allowance = { left: Math.min(PACE.burst, line.allowance.left + gained), at: now };
     while (line.queue.length > 0 && line.allowance.left >= 1) {
-      const item = line.queue.shift();
-      const isSend = "deadline" in item;
-      if (isSend && !this.#sends.has(item.id)) continue; // its deadline passed while it waited
-      if (isSend) item.sent = true;
+      const frame = this.#take(line.queue.shift());
+      if (frame === null) continue;
       line.allowance.left -= 1;
-      this.#sendNow(isSend ? item.text : item, line);
+      this.#sendNow(frame, line);
     }
     const wait = ((1 - line.allowance.left) / PACE.perSecond) * 1000;
     if (line.queue.length > 0) this.#arm(`pump ${line.number}`, wait, () => this.#pump(line));
+  }
+
+  /** What to write for a queued item, from now on under way; null when nobody waits for its answer any more. */
+  #take(item) {
+    if ("command" in item) return this.#asked.has(item.id) ? this.#begin(item) : null;
+    if (!("deadline" in item)) return item;
+    if (!this.#sends.has(item.id)) return null; // its deadline passed
+    item.sent = true;
+    return item.text;
   }
 
   #sendNow(frame, line = this.#line) {

@@ -61,6 +61,7 @@ export class FakeSocket {
   send(text) {
     if (this.closed) throw new Error("closed");
     this.received.push(JSON.parse(text));
+    this.onreceived?.(this.received.at(-1));
   }
 
   close() {
@@ -109,6 +110,47 @@ export class FakeSocket {
 
   refuse(frame, code, status, message = "no") {
     this.say({ type: "error", id: frame.id, error: errorBody(code, status, message) });
+  }
+}
+
+/** A relay with a history: it answers every watch on the sockets it serves, and tells them what is published. */
+export class FakeRelay {
+  #history = new Map(); // cid → events
+  #served = new Map(); // socket → the cids it watches
+  #deaf;
+
+  /** `deaf`: the cid whose watch is never answered. */
+  constructor({ deaf } = {}) {
+    this.#deaf = deaf;
+  }
+
+  serve(socket) {
+    this.#served.set(socket, new Set());
+    socket.onreceived = (frame) => {
+      if (frame.type === "call.watch") queueMicrotask(() => this.#watch(socket, frame));
+      if (frame.type === "health.check") queueMicrotask(() => socket.say(frame));
+    };
+  }
+
+  publish(cid) {
+    const events = this.#of(cid);
+    const offset = events.length + 1;
+    const event = { type: "custom", call_cid: cid, event_id: `${cid}-${offset}`, epoch: "e1", offset };
+    events.push(event);
+    for (const [socket, cids] of this.#served) if (cids.has(cid) && !socket.closed) socket.say(event);
+  }
+
+  #of(cid) {
+    if (!this.#history.has(cid)) this.#history.set(cid, []);
+    return this.#history.get(cid);
+  }
+
+  #watch(socket, { id, call_cid: cid, since }) {
+    if (socket.closed || cid === this.#deaf) return;
+    const events = this.#of(cid);
+    this.#served.get(socket).add(cid);
+    socket.say({ type: "call.watching", id, call_cid: cid, epoch: "e1", offset: events.length, recovered: since && true });
+    for (const event of since ? events.slice(since.offset) : []) socket.say(event);
   }
 }
 
@@ -177,4 +219,31 @@ export async function reconnect({ sockets, clock, states }, code = 1006) {
   const socket = sockets.at(-1);
   socket.accept();
   return socket;
+}
+
+/** Log in on a second socket. */
+export function welcome(socket, id = "c2") {
+  socket.onopen?.();
+  socket.say({ type: "connection.ok", connection_id: id, me: { id: "ada", name: "Ada" } });
+}
+
+/** How long a process that stops gives its sockets. */
+export const WITHIN = 4_000;
+
+/** A world that was told to move and has a second socket, which is not logged in yet. */
+export async function moving(options = {}) {
+  const world = await setUpWatching(options);
+  const moves = [];
+  world.relay.on("moved", (facts) => moves.push(facts));
+  const [first] = world.sockets;
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await world.clock.advance(WITHIN / 4); // random is 0.5
+  return { ...world, first, second: world.sockets[1], moves };
+}
+
+/** The same, logged in on the second socket: the watch has been asked for there. */
+export async function movingIn(options = {}) {
+  const world = await moving(options);
+  welcome(world.second);
+  return world;
 }

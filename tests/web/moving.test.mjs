@@ -3,32 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { TIMING, tokenExpiry } from "../../web/relay.js";
-import { CID, reconnect, settle, setUp, setUpWatching } from "./fakes.mjs";
-
-const WITHIN = 4_000;
-
-/** A world that was told to move and has a second socket, which is not logged in yet. */
-async function moving(options = {}) {
-  const world = await setUpWatching(options);
-  const moves = [];
-  world.relay.on("moved", (facts) => moves.push(facts));
-  const [first] = world.sockets;
-  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
-  await world.clock.advance(WITHIN / 4); // random is 0.5
-  return { ...world, first, second: world.sockets[1], moves };
-}
-
-/** The same, logged in on the second socket: the watch has been asked for there. */
-async function movingIn(options = {}) {
-  const world = await moving(options);
-  welcome(world.second);
-  return world;
-}
-
-function welcome(socket, id = "c2") {
-  socket.onopen?.();
-  socket.say({ type: "connection.ok", connection_id: id, me: { id: "ada", name: "Ada" } });
-}
+import { CID, moving, movingIn, reconnect, settle, setUp, setUpWatching, welcome, WITHIN } from "./fakes.mjs";
 
 function jwt(claims) {
   return `e30.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.c2ln`;
