@@ -516,6 +516,7 @@ export class Relay extends Emitter {
     if (this.#calls.get(call.cid) !== call) return;
     this.#calls.delete(call.cid);
     this.#disarm(`watch ${call.cid}`);
+    this.#unask(call);
     if (this.state === "open" && call.state !== "refused") {
       for (const line of [this.#line, this.#move?.line]) {
         if (line?.ready) this.#write({ type: "call.unwatch", id: ++this.#commandId, call_cid: call.cid }, line);

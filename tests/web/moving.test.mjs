@@ -265,6 +265,7 @@ test("nor does one that comes after the move, while the first socket still owes 
 test("a refusal that the first socket sends too late is nobody's", async () => {
   const world = await setUpWatching();
   const { clock, sockets: [first], relay, call, errors } = world;
+  relay.on("error", (error) => errors.push(error));
   const other = relay.watch("default:other");
   const asked = first.last("call.watch");
   const sending = call.send({ n: 1 });
@@ -395,6 +396,18 @@ test("what is watched during the move is asked for where it is to stay; what is 
   assert.equal(second.last("call.unwatch").call_cid, CID);
   second.watching({ offset: 0 });
   assert.equal(first.closed, true);
+});
+
+test("a call that nobody watches any more does not keep the others from moving", async () => {
+  const { first, second, relay, sockets, clock } = await movingIn();
+  relay.watch("default:new").unwatch();
+  const [, asked] = second.of("call.watch");
+  second.refuse(asked, -1, 503);
+  assert.equal(second.closed, false);
+  second.say({ ...second.of("call.watch")[0], type: "call.watching", epoch: "e1", offset: 0, recovered: true });
+  assert.equal(first.closed, true);
+  await clock.advance(WITHIN);
+  assert.equal(sockets.length, 2);
 });
 
 test("without a call there is nothing to wait for", async () => {
