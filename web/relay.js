@@ -175,7 +175,6 @@ export class Call extends Emitter {
   #relay;
   #recent = new Recent(LIMITS.seen);
   #replay = null; // {from, top, count} between call.watching and the last missed event
-  #isHandedBack = false; // by a second line that ended, to the first, which never did
   cid;
   /** `pending` (not yet, or not any more, on this connection), `watching`, `refused`, `ended`. */
   state = "pending";
@@ -183,7 +182,7 @@ export class Call extends Emitter {
   position = null;
   /** The last known watchers. */
   watchers = { count: 0, users: [] };
-  /** @internal The line on which the watch was answered. */
+  /** @internal The line on which the watch was last answered; null after the connection was cut. */
   _line = null;
   /** @internal The id of the question that is to be answered: one at a time, on one line. */
   _asked = null;
@@ -210,23 +209,22 @@ export class Call extends Emitter {
   _pause() {
     if (this.state === "watching") this.state = "pending";
     this.#replay = null;
-    this.#isHandedBack = false;
     this._line = null;
   }
 
-  /** @internal The line it had moved to went away, the one before is there: its answer fills what we did not hear. */
+  /**
+   * @internal The line it had moved to went away, the one before never did: its answer fills what we
+   * did not hear. It comes on another line than the last one, as in every move.
+   */
   _handBack() {
     this.state = "pending";
-    this.#isHandedBack = true;
-    this._line = null;
   }
 
   /** @internal The relay answered call.watching on `line`: from now on the call listens to no other. */
   _watching({ epoch, offset, recovered }, line) {
     const from = this.position;
     const top = { epoch, offset };
-    const moved = this.#isHandedBack || (this._line !== null && this._line !== line);
-    this.#isHandedBack = false;
+    const moved = this._line !== null && this._line !== line;
     this._line = line;
     this.state = "watching";
     // We were never away: what the first socket did not deliver any more follows as if it had.
@@ -771,7 +769,7 @@ export class Relay extends Emitter {
     this.#forgetAsked(line);
     for (const call of this.#calls.values()) {
       if (line !== null && call._line === line) call._handBack();
-      if (call.state === "pending" && !this.#asked.has(call._asked)) this.#askToWatch(call);
+      if (call.state === "pending" && !this.#isAskedFor(call)) this.#askToWatch(call);
     }
     const wait = retryDelay(move.tries, this.#options.random, this.#timing);
     move.tries += 1;
@@ -787,7 +785,7 @@ export class Relay extends Emitter {
     this.#move = null;
     this.#old = old;
     this.#line = line;
-    for (const call of this.#calls.values()) if (call._line === old) call._pause(); // its answer is on the way
+    for (const call of this.#calls.values()) if (call._line !== line) call._pause(); // its answer is on the way
     this.#settleIn(welcome);
     if (line.token !== this.#token) this.#ask({ type: "token.refresh", token: this.#token }, NOBODY);
     const rest = Math.min(this.#timing.probe, Math.max(0, deadline - this.#clock.now()));
@@ -1001,6 +999,11 @@ export class Relay extends Emitter {
       failed: (error) => (error.temporary ? again() : refused(error)),
       late: again,
     }, line);
+  }
+
+  /** Whether there is a question for it, or a time at which it is asked again. */
+  #isAskedFor(call) {
+    return this.#asked.has(call._asked) || this.#timers.has(`watch ${call.cid}`);
   }
 
   #watchAnswered(call, frame, line) {

@@ -247,3 +247,18 @@ export async function movingIn(options = {}) {
   welcome(world.second);
   return world;
 }
+
+/** The same with a second call, `other`: only CID has moved, `asked` is the open question for the other one. */
+export async function movedHalf() {
+  const world = await setUpWatching();
+  const [first] = world.sockets;
+  const other = world.relay.watch("default:other");
+  first.watching();
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await world.clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  const [one, asked] = second.of("call.watch");
+  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  return { ...world, other, first, second, asked };
+}

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { TIMING, tokenExpiry } from "../../web/relay.js";
-import { CID, moving, movingIn, reconnect, settle, setUp, setUpWatching, welcome, WITHIN } from "./fakes.mjs";
+import { CID, movedHalf, moving, movingIn, reconnect, settle, setUp, setUpWatching, welcome, WITHIN } from "./fakes.mjs";
 
 function jwt(claims) {
   return `e30.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.c2ln`;
@@ -121,16 +121,7 @@ test("a second socket that cannot be had is tried again while there is time", as
 });
 
 test("a second socket that fails after a call has moved gives the call back to the first", async () => {
-  const world = await setUpWatching();
-  const { clock, sockets: [first], relay, seen, gaps } = world;
-  relay.watch("default:other");
-  first.watching();
-  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
-  await clock.advance(WITHIN / 4);
-  const second = world.sockets[1];
-  welcome(second);
-  const [one] = second.of("call.watch");
-  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  const { first, second, seen, gaps } = await movedHalf();
   second.event(1);
   first.event(1);
   first.event(2); // not listened to
@@ -316,16 +307,7 @@ test("a call that was asked for on a second socket that fails is asked for on th
 });
 
 test("what comes before the first socket has answered again is not taken for a gap", async () => {
-  const world = await setUpWatching();
-  const { clock, sockets: [first], relay, call, seen, gaps, recovered } = world;
-  relay.watch("default:other");
-  first.watching();
-  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
-  await clock.advance(WITHIN / 4);
-  const second = world.sockets[1];
-  welcome(second);
-  const [one] = second.of("call.watch");
-  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  const { first, second, seen, gaps, recovered, call } = await movedHalf();
   first.event(1);
   first.event(2); // not listened to, and the second socket fails before it delivers them
   second.cut();
@@ -335,6 +317,73 @@ test("what comes before the first socket has answered again is not taken for a g
   assert.deepEqual(seen, [1, 2, 3, 4].map((n) => ({ n, missed: false })));
   assert.deepEqual([gaps, recovered], [[], []]);
   assert.equal(call.state, "watching");
+});
+
+/** CID was given back to the first socket, which has not answered; `told` is what its listeners heard. */
+async function handedBack() {
+  const world = await movedHalf();
+  const told = [];
+  world.call.on("watching", () => told.push("watching"));
+  world.call.on("recovered", ({ count }) => told.push(`recovered ${count}`));
+  world.second.cut();
+  return { ...world, told };
+}
+
+test("a call that waits for the first socket's answer again has been away when that one is cut too", async () => {
+  const { first, sockets, clock, states, seen, told } = await handedBack();
+  first.cut();
+  await clock.advance(states.at(-1).retryIn);
+  const next = sockets.at(-1);
+  next.accept();
+  const { id } = next.of("call.watch").find(({ call_cid }) => call_cid === CID);
+  next.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  next.event(1);
+  assert.deepEqual(told, ["watching", "recovered 1"]);
+  assert.deepEqual(seen, [{ n: 1, missed: true }]);
+});
+
+test("and so it has when another second socket is there already", async () => {
+  const { first, sockets, clock, seen, told } = await handedBack();
+  await clock.advance(TIMING.backoffBase / 2);
+  const [, , third] = sockets;
+  welcome(third);
+  first.cut(1012);
+  const { id } = third.of("call.watch").find(({ call_cid }) => call_cid === CID);
+  third.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  third.event(1);
+  assert.deepEqual(told, ["watching", "recovered 1"]);
+  assert.deepEqual(seen, [{ n: 1, missed: true }]);
+});
+
+test("it has not when the other second socket answers before the first ends", async () => {
+  const { first, sockets, clock, seen, told } = await handedBack();
+  await clock.advance(TIMING.backoffBase / 2);
+  const [, , third] = sockets;
+  welcome(third);
+  const { id } = third.of("call.watch").find(({ call_cid }) => call_cid === CID);
+  third.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  first.cut(1012);
+  third.event(1);
+  assert.deepEqual(told, []);
+  assert.deepEqual(seen, [{ n: 1, missed: false }]);
+});
+
+test("a call that waits to be asked for again goes on waiting when the second socket cannot be had", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  relay.watch("default:other");
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  for (const wait of [TIMING.backoffBase, TIMING.backoffBase * 2]) {
+    first.refuse(first.last("call.watch"), -1, 503);
+    const before = first.of("call.watch").length;
+    await clock.advance(wait / 2 - 1);
+    world.sockets.at(-1).cut();
+    await clock.advance(wait / 2);
+    assert.equal(first.of("call.watch").length, before);
+    await clock.advance(1);
+    assert.equal(first.of("call.watch").length, before + 1);
+  }
 });
 
 test("what was being replayed is not called recovered when the move has lost it", async () => {
