@@ -1009,7 +1009,7 @@ export class Relay extends Emitter {
   #watchAnswered(call, frame, line) {
     if (this.#calls.get(call.cid) !== call) return;
     call._watching(frame, line);
-    if (line === this.#move?.line) this.#hasMoved(call);
+    this.#hasMoved(call);
   }
 
   #watchRefused(call, error) {

@@ -169,7 +169,8 @@ export class FakeTarget extends EventTarget {
 }
 
 /**
- * A Relay whose world is fake. `random` is the value Math.random would give.
+ * A Relay whose world is fake. `world.random` is the value Math.random would give; no socket can be
+ * made while `world.broken`.
  * Returns {relay, clock, sockets, states, errors, window, document, world}.
  */
 export function setUp(options = {}) {
@@ -177,12 +178,13 @@ export function setUp(options = {}) {
   const sockets = [];
   const states = [];
   const errors = [];
-  const world = { random: 0.5, ids: 0 };
+  const world = { random: 0.5, ids: 0, broken: false };
   const window = new FakeTarget();
   const document = new FakeTarget();
   class Socket extends FakeSocket {
     constructor(url) {
       super(url);
+      if (world.broken) throw new Error("no socket can be made");
       sockets.push(this);
     }
   }
@@ -203,13 +205,15 @@ export async function setUpWatching(options = {}) {
   const seen = [];
   const gaps = [];
   const recovered = [];
+  const moves = [];
+  world.relay.on("moved", (facts) => moves.push(facts));
   call.on("event", (event, meta) => seen.push({ n: event.offset ?? event.custom.n, missed: meta.missed }));
   call.on("gap", (gap) => gaps.push(gap));
   call.on("recovered", (facts) => recovered.push(facts));
   await settle();
   world.sockets[0].accept();
   world.sockets[0].watching();
-  return { ...world, call, seen, gaps, recovered };
+  return { ...world, call, seen, gaps, recovered, moves };
 }
 
 /** Cut the newest socket, wait for the retry, log in again; returns the new socket. */
@@ -233,12 +237,10 @@ export const WITHIN = 4_000;
 /** A world that was told to move and has a second socket, which is not logged in yet. */
 export async function moving(options = {}) {
   const world = await setUpWatching(options);
-  const moves = [];
-  world.relay.on("moved", (facts) => moves.push(facts));
   const [first] = world.sockets;
   first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
   await world.clock.advance(WITHIN / 4); // random is 0.5
-  return { ...world, first, second: world.sockets[1], moves };
+  return { ...world, first, second: world.sockets[1] };
 }
 
 /** The same, logged in on the second socket: the watch has been asked for there. */

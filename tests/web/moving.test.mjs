@@ -386,6 +386,76 @@ test("a call that waits to be asked for again goes on waiting when the second so
   }
 });
 
+test("a second socket that cannot even be made asks for nothing again", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  const secret = relay.watch("default:secret");
+  first.refuse(first.last("call.watch"), 17, 403);
+  world.world.broken = true;
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN);
+  assert.equal(first.of("call.watch").length, 2);
+  assert.equal(secret.state, "refused");
+});
+
+test("a question that is open on the first socket is not repeated when the second cannot be had", async () => {
+  const { first, second, relay } = await moving();
+  const other = relay.watch("default:other");
+  second.cut();
+  assert.equal(first.of("call.watch").length, 2);
+  first.watching({ offset: 5 });
+  assert.equal(other.state, "watching");
+});
+
+test("a question that the first socket never answers takes nothing back from the second", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  const other = relay.watch("default:other"); // never answered there
+  first.say({ type: "connection.draining", reconnect_within_ms: TIMING.command * 2 });
+  await clock.advance(TIMING.command / 2);
+  const second = world.sockets[1];
+  welcome(second);
+  await clock.advance(TIMING.command / 2 + TIMING.backoffBase * 2);
+  assert.equal(first.of("call.watch").length, 2);
+  second.watching({ offset: 0 });
+  assert.equal(other.state, "watching");
+});
+
+test("a call that waits to be asked for again is asked for on the second socket alone", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  const other = relay.watch("default:other");
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4 - 1);
+  first.refuse(first.last("call.watch"), -1, 503);
+  await clock.advance(1);
+  const second = world.sockets[1];
+  welcome(second);
+  await clock.advance(TIMING.backoffBase);
+  assert.equal(first.of("call.watch").length, 2);
+  second.watching({ offset: 0 });
+  assert.equal(other.state, "watching");
+});
+
+test("a call that the second socket refuses has moved as well", async () => {
+  const { first, second, other, asked, moves } = await movedHalf();
+  second.refuse(asked, 17, 403);
+  assert.equal(other.state, "refused");
+  assert.equal(first.closed, true);
+  assert.equal(moves.length, 1);
+});
+
+test("the last call may be left between two tries to move", async () => {
+  const { first, second, sockets, call, clock, moves } = await movingIn();
+  second.cut();
+  call.unwatch();
+  assert.equal(first.closed, false);
+  await clock.advance(TIMING.backoffBase / 2);
+  welcome(sockets[2]);
+  assert.equal(first.closed, true);
+  assert.equal(moves.length, 1);
+});
+
 test("what was being replayed is not called recovered when the move has lost it", async () => {
   const world = await setUpWatching();
   const { clock, seen, gaps, recovered, call } = world;
