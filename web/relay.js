@@ -32,7 +32,7 @@ export const TIMING = Object.freeze({
   backoffMax: 20_000, // and no wait is longer than this (plus a close code's own minimum)
   stable: 10_000, // a connection this old makes the next wait start from the base again
   send: 30_000, // a send is answered, or rejected, within this
-  command: 10_000, // a watch or a token refresh is answered, or tried again, within this
+  command: 10_000, // a watch or a token refresh that was written is answered, or tried again, within this
   move: 60_000, // the longest time to move to another socket in, whatever the relay says
   refresh: 60_000, // a token is renewed at a random moment of the last minute (or half) of its life
 });
@@ -175,7 +175,6 @@ export class Call extends Emitter {
   #relay;
   #recent = new Recent(LIMITS.seen);
   #replay = null; // {from, top, count} between call.watching and the last missed event
-  #isHandedBack = false; // by a second line that ended, to the first, which never did
   cid;
   /** `pending` (not yet, or not any more, on this connection), `watching`, `refused`, `ended`. */
   state = "pending";
@@ -183,7 +182,7 @@ export class Call extends Emitter {
   position = null;
   /** The last known watchers. */
   watchers = { count: 0, users: [] };
-  /** @internal The line on which the watch was answered. */
+  /** @internal The line on which the watch was last answered; null after the connection was cut. */
   _line = null;
   /** @internal The id of the question that is to be answered: one at a time, on one line. */
   _asked = null;
@@ -210,23 +209,22 @@ export class Call extends Emitter {
   _pause() {
     if (this.state === "watching") this.state = "pending";
     this.#replay = null;
-    this.#isHandedBack = false;
     this._line = null;
   }
 
-  /** @internal The line it had moved to went away, the one before is there: its answer fills what we did not hear. */
+  /**
+   * @internal The line it had moved to went away, the one before never did: its answer fills what we
+   * did not hear. It comes on another line than the last one, as in every move.
+   */
   _handBack() {
     this.state = "pending";
-    this.#isHandedBack = true;
-    this._line = null;
   }
 
   /** @internal The relay answered call.watching on `line`: from now on the call listens to no other. */
   _watching({ epoch, offset, recovered }, line) {
     const from = this.position;
     const top = { epoch, offset };
-    const moved = this.#isHandedBack || (this._line !== null && this._line !== line);
-    this.#isHandedBack = false;
+    const moved = this._line !== null && this._line !== line;
     this._line = line;
     this.state = "watching";
     // We were never away: what the first socket did not deliver any more follows as if it had.
@@ -516,6 +514,7 @@ export class Relay extends Emitter {
     if (this.#calls.get(call.cid) !== call) return;
     this.#calls.delete(call.cid);
     this.#disarm(`watch ${call.cid}`);
+    this.#unask(call);
     if (this.state === "open" && call.state !== "refused") {
       for (const line of [this.#line, this.#move?.line]) {
         if (line?.ready) this.#write({ type: "call.unwatch", id: ++this.#commandId, call_cid: call.cid }, line);
@@ -733,7 +732,9 @@ export class Relay extends Emitter {
     } catch {
       return this.#moveFailed();
     }
-    this.#arm("move", Math.max(0, move.deadline - this.#clock.now()), () => this.#moveFailed());
+    // The first socket ends then; what the second has not answered yet, it answers by position.
+    const over = () => (move.line.ready ? this.#adopt() : this.#moveFailed());
+    this.#arm("move", Math.max(0, move.deadline - this.#clock.now()), over);
   }
 
   /** Welcome on the second socket: watch there what we watch here, from where we are. */
@@ -768,7 +769,7 @@ export class Relay extends Emitter {
     this.#forgetAsked(line);
     for (const call of this.#calls.values()) {
       if (line !== null && call._line === line) call._handBack();
-      if (call.state === "pending" && !this.#asked.has(call._asked)) this.#askToWatch(call);
+      if (call.state === "pending" && !this.#isAskedFor(call)) this.#askToWatch(call);
     }
     const wait = retryDelay(move.tries, this.#options.random, this.#timing);
     move.tries += 1;
@@ -784,7 +785,7 @@ export class Relay extends Emitter {
     this.#move = null;
     this.#old = old;
     this.#line = line;
-    for (const call of this.#calls.values()) if (call._line === old) call._pause(); // its answer is on the way
+    for (const call of this.#calls.values()) if (call._line !== line) call._pause(); // its answer is on the way
     this.#settleIn(welcome);
     if (line.token !== this.#token) this.#ask({ type: "token.refresh", token: this.#token }, NOBODY);
     const rest = Math.min(this.#timing.probe, Math.max(0, deadline - this.#clock.now()));
@@ -944,14 +945,20 @@ export class Relay extends Emitter {
   /** Send a command and return its id; `then` = {ok, failed, late, cut}: at most one is called. */
   #ask(command, then, line = this.#line) {
     const id = ++this.#commandId;
-    const asked = { ...then, line };
+    const asked = { ...then, id, command, line, written: false };
     this.#asked.set(id, asked);
-    this.#arm(`ask ${id}`, this.#timing.command, () => {
-      this.#settle(id);
+    this.#write(asked, line);
+    return id;
+  }
+
+  /** Return the frame of a question. Its time begins now: with many calls the pace alone takes longer. */
+  #begin(asked) {
+    asked.written = true;
+    this.#arm(`ask ${asked.id}`, this.#timing.command, () => {
+      this.#settle(asked.id);
       asked.late();
     });
-    this.#write({ ...command, id }, line);
-    return id;
+    return { ...asked.command, id: asked.id };
   }
 
   #settle(id) {
@@ -959,11 +966,18 @@ export class Relay extends Emitter {
     this.#disarm(`ask ${id}`);
   }
 
-  /** Ask for a call on one line; an answer to what was asked before is nobody's from now on. */
+  /** What a call was asked is nobody's question from now on: its answer changes nothing. */
+  #unask({ _asked: id }) {
+    const asked = this.#asked.get(id);
+    if (asked?.written) Object.assign(asked, NOBODY);
+    else this.#settle(id); // and it never will be
+  }
+
+  /** Ask for a call on one line, instead of what was asked before. */
   #askToWatch(call, tries = 0, line = this.#line) {
     if (this.#calls.get(call.cid) !== call) return;
     this.#disarm(`watch ${call.cid}`);
-    Object.assign(this.#asked.get(call._asked) ?? {}, NOBODY);
+    this.#unask(call);
     const wait = retryDelay(tries + 1, this.#options.random, this.#timing);
     const again = () => {
       if (line === this.#move?.line) this.#moveFailed();
@@ -973,17 +987,29 @@ export class Relay extends Emitter {
       this.#watchRefused(call, error);
       this.#hasMoved(call);
     };
-    call._asked = this.#ask({ type: "call.watch", call_cid: call.cid, since: call.position ?? undefined }, {
+    const command = {
+      type: "call.watch",
+      call_cid: call.cid,
+      get since() { // when it is written: until then another line may have delivered
+        return call.position ?? undefined;
+      },
+    };
+    call._asked = this.#ask(command, {
       ok: (frame) => this.#watchAnswered(call, frame, line),
       failed: (error) => (error.temporary ? again() : refused(error)),
       late: again,
     }, line);
   }
 
+  /** Whether there is a question for it, or a time at which it is asked again. */
+  #isAskedFor(call) {
+    return this.#asked.has(call._asked) || this.#timers.has(`watch ${call.cid}`);
+  }
+
   #watchAnswered(call, frame, line) {
     if (this.#calls.get(call.cid) !== call) return;
     call._watching(frame, line);
-    if (line === this.#move?.line) this.#hasMoved(call);
+    this.#hasMoved(call);
   }
 
   #watchRefused(call, error) {
@@ -1017,7 +1043,7 @@ export class Relay extends Emitter {
     this.#retireWhenAnswered();
   }
 
-  /** Queue a frame (an object) or a send (its entry) at the pace the relay allows. */
+  /** Queue a frame, a question or a send (its entry) at the pace the relay allows. */
   #write(item, line = this.#line) {
     if ("deadline" in item) item.line = line;
     line.queue.push(item);
@@ -1029,15 +1055,22 @@ export class Relay extends Emitter {
     const gained = (Math.max(0, now - line.allowance.at) / 1000) * PACE.perSecond;
     line.allowance = { left: Math.min(PACE.burst, line.allowance.left + gained), at: now };
     while (line.queue.length > 0 && line.allowance.left >= 1) {
-      const item = line.queue.shift();
-      const isSend = "deadline" in item;
-      if (isSend && !this.#sends.has(item.id)) continue; // its deadline passed while it waited
-      if (isSend) item.sent = true;
+      const frame = this.#take(line.queue.shift());
+      if (frame === null) continue;
       line.allowance.left -= 1;
-      this.#sendNow(isSend ? item.text : item, line);
+      this.#sendNow(frame, line);
     }
     const wait = ((1 - line.allowance.left) / PACE.perSecond) * 1000;
     if (line.queue.length > 0) this.#arm(`pump ${line.number}`, wait, () => this.#pump(line));
+  }
+
+  /** What to write for a queued item, from now on under way; null when nobody waits for its answer any more. */
+  #take(item) {
+    if ("command" in item) return this.#asked.has(item.id) ? this.#begin(item) : null;
+    if (!("deadline" in item)) return item;
+    if (!this.#sends.has(item.id)) return null; // its deadline passed
+    item.sent = true;
+    return item.text;
   }
 
   #sendNow(frame, line = this.#line) {

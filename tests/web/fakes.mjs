@@ -61,6 +61,7 @@ export class FakeSocket {
   send(text) {
     if (this.closed) throw new Error("closed");
     this.received.push(JSON.parse(text));
+    this.onreceived?.(this.received.at(-1));
   }
 
   close() {
@@ -112,6 +113,47 @@ export class FakeSocket {
   }
 }
 
+/** A relay with a history: it answers every watch on the sockets it serves, and tells them what is published. */
+export class FakeRelay {
+  #history = new Map(); // cid → events
+  #served = new Map(); // socket → the cids it watches
+  #deaf;
+
+  /** `deaf`: the cid whose watch is never answered. */
+  constructor({ deaf } = {}) {
+    this.#deaf = deaf;
+  }
+
+  serve(socket) {
+    this.#served.set(socket, new Set());
+    socket.onreceived = (frame) => {
+      if (frame.type === "call.watch") queueMicrotask(() => this.#watch(socket, frame));
+      if (frame.type === "health.check") queueMicrotask(() => socket.say(frame));
+    };
+  }
+
+  publish(cid) {
+    const events = this.#of(cid);
+    const offset = events.length + 1;
+    const event = { type: "custom", call_cid: cid, event_id: `${cid}-${offset}`, epoch: "e1", offset };
+    events.push(event);
+    for (const [socket, cids] of this.#served) if (cids.has(cid) && !socket.closed) socket.say(event);
+  }
+
+  #of(cid) {
+    if (!this.#history.has(cid)) this.#history.set(cid, []);
+    return this.#history.get(cid);
+  }
+
+  #watch(socket, { id, call_cid: cid, since }) {
+    if (socket.closed || cid === this.#deaf) return;
+    const events = this.#of(cid);
+    this.#served.get(socket).add(cid);
+    socket.say({ type: "call.watching", id, call_cid: cid, epoch: "e1", offset: events.length, recovered: since && true });
+    for (const event of since ? events.slice(since.offset) : []) socket.say(event);
+  }
+}
+
 export const CID = "default:demo";
 
 export function errorBody(code, status, message = "no") {
@@ -127,7 +169,8 @@ export class FakeTarget extends EventTarget {
 }
 
 /**
- * A Relay whose world is fake. `random` is the value Math.random would give.
+ * A Relay whose world is fake. `world.random` is the value Math.random would give; no socket can be
+ * made while `world.broken`.
  * Returns {relay, clock, sockets, states, errors, window, document, world}.
  */
 export function setUp(options = {}) {
@@ -135,12 +178,13 @@ export function setUp(options = {}) {
   const sockets = [];
   const states = [];
   const errors = [];
-  const world = { random: 0.5, ids: 0 };
+  const world = { random: 0.5, ids: 0, broken: false };
   const window = new FakeTarget();
   const document = new FakeTarget();
   class Socket extends FakeSocket {
     constructor(url) {
       super(url);
+      if (world.broken) throw new Error("no socket can be made");
       sockets.push(this);
     }
   }
@@ -161,13 +205,15 @@ export async function setUpWatching(options = {}) {
   const seen = [];
   const gaps = [];
   const recovered = [];
+  const moves = [];
+  world.relay.on("moved", (facts) => moves.push(facts));
   call.on("event", (event, meta) => seen.push({ n: event.offset ?? event.custom.n, missed: meta.missed }));
   call.on("gap", (gap) => gaps.push(gap));
   call.on("recovered", (facts) => recovered.push(facts));
   await settle();
   world.sockets[0].accept();
   world.sockets[0].watching();
-  return { ...world, call, seen, gaps, recovered };
+  return { ...world, call, seen, gaps, recovered, moves };
 }
 
 /** Cut the newest socket, wait for the retry, log in again; returns the new socket. */
@@ -177,4 +223,44 @@ export async function reconnect({ sockets, clock, states }, code = 1006) {
   const socket = sockets.at(-1);
   socket.accept();
   return socket;
+}
+
+/** Log in on a second socket. */
+export function welcome(socket, id = "c2") {
+  socket.onopen?.();
+  socket.say({ type: "connection.ok", connection_id: id, me: { id: "ada", name: "Ada" } });
+}
+
+/** How long a process that stops gives its sockets. */
+export const WITHIN = 4_000;
+
+/** A world that was told to move and has a second socket, which is not logged in yet. */
+export async function moving(options = {}) {
+  const world = await setUpWatching(options);
+  const [first] = world.sockets;
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await world.clock.advance(WITHIN / 4); // random is 0.5
+  return { ...world, first, second: world.sockets[1] };
+}
+
+/** The same, logged in on the second socket: the watch has been asked for there. */
+export async function movingIn(options = {}) {
+  const world = await moving(options);
+  welcome(world.second);
+  return world;
+}
+
+/** The same with a second call, `other`: only CID has moved, `asked` is the open question for the other one. */
+export async function movedHalf() {
+  const world = await setUpWatching();
+  const [first] = world.sockets;
+  const other = world.relay.watch("default:other");
+  first.watching();
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await world.clock.advance(WITHIN / 4);
+  const second = world.sockets[1];
+  welcome(second);
+  const [one, asked] = second.of("call.watch");
+  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  return { ...world, other, first, second, asked };
 }

@@ -3,32 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { TIMING, tokenExpiry } from "../../web/relay.js";
-import { CID, reconnect, settle, setUp, setUpWatching } from "./fakes.mjs";
-
-const WITHIN = 4_000;
-
-/** A world that was told to move and has a second socket, which is not logged in yet. */
-async function moving(options = {}) {
-  const world = await setUpWatching(options);
-  const moves = [];
-  world.relay.on("moved", (facts) => moves.push(facts));
-  const [first] = world.sockets;
-  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
-  await world.clock.advance(WITHIN / 4); // random is 0.5
-  return { ...world, first, second: world.sockets[1], moves };
-}
-
-/** The same, logged in on the second socket: the watch has been asked for there. */
-async function movingIn(options = {}) {
-  const world = await moving(options);
-  welcome(world.second);
-  return world;
-}
-
-function welcome(socket, id = "c2") {
-  socket.onopen?.();
-  socket.say({ type: "connection.ok", connection_id: id, me: { id: "ada", name: "Ada" } });
-}
+import { CID, movedHalf, moving, movingIn, reconnect, settle, setUp, setUpWatching, welcome, WITHIN } from "./fakes.mjs";
 
 function jwt(claims) {
   return `e30.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.c2ln`;
@@ -146,16 +121,7 @@ test("a second socket that cannot be had is tried again while there is time", as
 });
 
 test("a second socket that fails after a call has moved gives the call back to the first", async () => {
-  const world = await setUpWatching();
-  const { clock, sockets: [first], relay, seen, gaps } = world;
-  relay.watch("default:other");
-  first.watching();
-  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
-  await clock.advance(WITHIN / 4);
-  const second = world.sockets[1];
-  welcome(second);
-  const [one] = second.of("call.watch");
-  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  const { first, second, seen, gaps } = await movedHalf();
   second.event(1);
   first.event(1);
   first.event(2); // not listened to
@@ -290,6 +256,7 @@ test("nor does one that comes after the move, while the first socket still owes 
 test("a refusal that the first socket sends too late is nobody's", async () => {
   const world = await setUpWatching();
   const { clock, sockets: [first], relay, call, errors } = world;
+  relay.on("error", (error) => errors.push(error));
   const other = relay.watch("default:other");
   const asked = first.last("call.watch");
   const sending = call.send({ n: 1 });
@@ -340,16 +307,7 @@ test("a call that was asked for on a second socket that fails is asked for on th
 });
 
 test("what comes before the first socket has answered again is not taken for a gap", async () => {
-  const world = await setUpWatching();
-  const { clock, sockets: [first], relay, call, seen, gaps, recovered } = world;
-  relay.watch("default:other");
-  first.watching();
-  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
-  await clock.advance(WITHIN / 4);
-  const second = world.sockets[1];
-  welcome(second);
-  const [one] = second.of("call.watch");
-  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  const { first, second, seen, gaps, recovered, call } = await movedHalf();
   first.event(1);
   first.event(2); // not listened to, and the second socket fails before it delivers them
   second.cut();
@@ -359,6 +317,143 @@ test("what comes before the first socket has answered again is not taken for a g
   assert.deepEqual(seen, [1, 2, 3, 4].map((n) => ({ n, missed: false })));
   assert.deepEqual([gaps, recovered], [[], []]);
   assert.equal(call.state, "watching");
+});
+
+/** CID was given back to the first socket, which has not answered; `told` is what its listeners heard. */
+async function handedBack() {
+  const world = await movedHalf();
+  const told = [];
+  world.call.on("watching", () => told.push("watching"));
+  world.call.on("recovered", ({ count }) => told.push(`recovered ${count}`));
+  world.second.cut();
+  return { ...world, told };
+}
+
+test("a call that waits for the first socket's answer again has been away when that one is cut too", async () => {
+  const { first, sockets, clock, states, seen, told } = await handedBack();
+  first.cut();
+  await clock.advance(states.at(-1).retryIn);
+  const next = sockets.at(-1);
+  next.accept();
+  const { id } = next.of("call.watch").find(({ call_cid }) => call_cid === CID);
+  next.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  next.event(1);
+  assert.deepEqual(told, ["watching", "recovered 1"]);
+  assert.deepEqual(seen, [{ n: 1, missed: true }]);
+});
+
+test("and so it has when another second socket is there already", async () => {
+  const { first, sockets, clock, seen, told } = await handedBack();
+  await clock.advance(TIMING.backoffBase / 2);
+  const [, , third] = sockets;
+  welcome(third);
+  first.cut(1012);
+  const { id } = third.of("call.watch").find(({ call_cid }) => call_cid === CID);
+  third.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  third.event(1);
+  assert.deepEqual(told, ["watching", "recovered 1"]);
+  assert.deepEqual(seen, [{ n: 1, missed: true }]);
+});
+
+test("it has not when the other second socket answers before the first ends", async () => {
+  const { first, sockets, clock, seen, told } = await handedBack();
+  await clock.advance(TIMING.backoffBase / 2);
+  const [, , third] = sockets;
+  welcome(third);
+  const { id } = third.of("call.watch").find(({ call_cid }) => call_cid === CID);
+  third.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  first.cut(1012);
+  third.event(1);
+  assert.deepEqual(told, []);
+  assert.deepEqual(seen, [{ n: 1, missed: false }]);
+});
+
+test("a call that waits to be asked for again goes on waiting when the second socket cannot be had", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  relay.watch("default:other");
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4);
+  for (const wait of [TIMING.backoffBase, TIMING.backoffBase * 2]) {
+    first.refuse(first.last("call.watch"), -1, 503);
+    const before = first.of("call.watch").length;
+    await clock.advance(wait / 2 - 1);
+    world.sockets.at(-1).cut();
+    await clock.advance(wait / 2);
+    assert.equal(first.of("call.watch").length, before);
+    await clock.advance(1);
+    assert.equal(first.of("call.watch").length, before + 1);
+  }
+});
+
+test("a second socket that cannot even be made asks for nothing again", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  const secret = relay.watch("default:secret");
+  first.refuse(first.last("call.watch"), 17, 403);
+  world.world.broken = true;
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN);
+  assert.equal(first.of("call.watch").length, 2);
+  assert.equal(secret.state, "refused");
+});
+
+test("a question that is open on the first socket is not repeated when the second cannot be had", async () => {
+  const { first, second, relay } = await moving();
+  const other = relay.watch("default:other");
+  second.cut();
+  assert.equal(first.of("call.watch").length, 2);
+  first.watching({ offset: 5 });
+  assert.equal(other.state, "watching");
+});
+
+test("a question that the first socket never answers takes nothing back from the second", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  const other = relay.watch("default:other"); // never answered there
+  first.say({ type: "connection.draining", reconnect_within_ms: TIMING.command * 2 });
+  await clock.advance(TIMING.command / 2);
+  const second = world.sockets[1];
+  welcome(second);
+  await clock.advance(TIMING.command / 2 + TIMING.backoffBase * 2);
+  assert.equal(first.of("call.watch").length, 2);
+  second.watching({ offset: 0 });
+  assert.equal(other.state, "watching");
+});
+
+test("a call that waits to be asked for again is asked for on the second socket alone", async () => {
+  const world = await setUpWatching();
+  const { clock, sockets: [first], relay } = world;
+  const other = relay.watch("default:other");
+  first.say({ type: "connection.draining", reconnect_within_ms: WITHIN });
+  await clock.advance(WITHIN / 4 - 1);
+  first.refuse(first.last("call.watch"), -1, 503);
+  await clock.advance(1);
+  const second = world.sockets[1];
+  welcome(second);
+  await clock.advance(TIMING.backoffBase);
+  assert.equal(first.of("call.watch").length, 2);
+  second.watching({ offset: 0 });
+  assert.equal(other.state, "watching");
+});
+
+test("a call that the second socket refuses has moved as well", async () => {
+  const { first, second, other, asked, moves } = await movedHalf();
+  second.refuse(asked, 17, 403);
+  assert.equal(other.state, "refused");
+  assert.equal(first.closed, true);
+  assert.equal(moves.length, 1);
+});
+
+test("the last call may be left between two tries to move", async () => {
+  const { first, second, sockets, call, clock, moves } = await movingIn();
+  second.cut();
+  call.unwatch();
+  assert.equal(first.closed, false);
+  await clock.advance(TIMING.backoffBase / 2);
+  welcome(sockets[2]);
+  assert.equal(first.closed, true);
+  assert.equal(moves.length, 1);
 });
 
 test("what was being replayed is not called recovered when the move has lost it", async () => {
@@ -420,6 +515,18 @@ test("what is watched during the move is asked for where it is to stay; what is 
   assert.equal(second.last("call.unwatch").call_cid, CID);
   second.watching({ offset: 0 });
   assert.equal(first.closed, true);
+});
+
+test("a call that nobody watches any more does not keep the others from moving", async () => {
+  const { first, second, relay, sockets, clock } = await movingIn();
+  relay.watch("default:new").unwatch();
+  const [, asked] = second.of("call.watch");
+  second.refuse(asked, -1, 503);
+  assert.equal(second.closed, false);
+  second.say({ ...second.of("call.watch")[0], type: "call.watching", epoch: "e1", offset: 0, recovered: true });
+  assert.equal(first.closed, true);
+  await clock.advance(WITHIN);
+  assert.equal(sockets.length, 2);
 });
 
 test("without a call there is nothing to wait for", async () => {

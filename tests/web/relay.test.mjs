@@ -599,6 +599,33 @@ test("the same call is watched once; unwatch ends it, and it can be watched anew
   assert.deepEqual([again.state, call.state], ["watching", "ended"]);
 });
 
+test("what was asked for a call that was left and is watched anew is answered to nobody", async () => {
+  const { relay, sockets: [socket], clock } = await setUpWatching();
+  const errors = [];
+  relay.on("error", (error) => errors.push(error));
+  relay.watch("default:other").unwatch();
+  const late = socket.last("call.watch");
+  const anew = relay.watch("default:other");
+  const asked = socket.last("call.watch");
+  assert.notEqual(asked.id, late.id);
+  socket.refuse(asked, -1, 503);
+  socket.refuse(late, -1, 503);
+  await clock.advance(TIMING.backoffBase * 2);
+  assert.equal(socket.of("call.watch").length, 4);
+  socket.watching();
+  assert.equal(anew.state, "watching");
+  assert.deepEqual(errors, []);
+});
+
+test("a call that is left while it waits to be asked for again leaves no timer behind", async () => {
+  const { relay, sockets: [socket], clock } = await setUpWatching();
+  const { armed } = clock;
+  const other = relay.watch("default:other");
+  socket.refuse(socket.last("call.watch"), -1, 503);
+  other.unwatch();
+  assert.equal(clock.armed, armed);
+});
+
 test("the number of calls is bounded", () => {
   const { relay } = setUp();
   for (let i = 0; i < 1000; i += 1) relay.watch(`default:c${i}`);
