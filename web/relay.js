@@ -330,6 +330,8 @@ class Line {
   static #made = 0;
   number = (Line.#made += 1); // names its timers
   queue = [];
+  watches = []; // the questions for calls: there may be many, and they take turns with the queue
+  turn = false; // whether the next one is of the queue
   allowance = { left: 0, at: 0 };
   heard = 0; // when the last frame came
   answered = false; // whether one came since the last probe
@@ -1046,7 +1048,7 @@ export class Relay extends Emitter {
   /** Queue a frame, a question or a send (its entry) at the pace the relay allows. */
   #write(item, line = this.#line) {
     if ("deadline" in item) item.line = line;
-    line.queue.push(item);
+    (item.command?.type === "call.watch" ? line.watches : line.queue).push(item);
     this.#pump(line);
   }
 
@@ -1054,14 +1056,15 @@ export class Relay extends Emitter {
     const now = this.#clock.now();
     const gained = (Math.max(0, now - line.allowance.at) / 1000) * PACE.perSecond;
     line.allowance = { left: Math.min(PACE.burst, line.allowance.left + gained), at: now };
-    while (line.queue.length > 0 && line.allowance.left >= 1) {
-      const frame = this.#take(line.queue.shift());
+    while (line.queue.length + line.watches.length > 0 && line.allowance.left >= 1) {
+      line.turn = line.watches.length === 0 || (!line.turn && line.queue.length > 0);
+      const frame = this.#take((line.turn ? line.queue : line.watches).shift());
       if (frame === null) continue;
       line.allowance.left -= 1;
       this.#sendNow(frame, line);
     }
     const wait = ((1 - line.allowance.left) / PACE.perSecond) * 1000;
-    if (line.queue.length > 0) this.#arm(`pump ${line.number}`, wait, () => this.#pump(line));
+    if (line.queue.length + line.watches.length > 0) this.#arm(`pump ${line.number}`, wait, () => this.#pump(line));
   }
 
   /** What to write for a queued item, from now on under way; null when nobody waits for its answer any more. */

@@ -47,6 +47,20 @@ test("a thousand calls are all watching after the time that the pace needs, each
   assert.equal(first.of("call.watch").length, 1000);
 });
 
+test("what is sent takes turns with the questions of a thousand calls, and keeps its order", async () => {
+  const server = new FakeRelay();
+  const { calls, clock, first } = await crowd(1000, { server });
+  const before = first.of("call.watch").length;
+  const sending = [1, 2, 3].map((n) => calls[0].send({ n }));
+  await clock.advance(6 * (1000 / PER_SECOND));
+  assert.deepEqual(first.of("call.send").map(({ custom }) => custom.n), [1, 2, 3]);
+  assert.ok(first.of("call.watch").length >= before + 2, "they go on meanwhile");
+  first.of("call.send").forEach((frame, n) => first.sent(frame, { epoch: "e1", offset: n + 1 }));
+  await Promise.all(sending);
+  await clock.advance(paced(1000));
+  assert.equal(watching(calls), 1000);
+});
+
 for (const [within, how] of [[WITHIN, "longer than there is"], [120_000, "no longer than there is"]]) {
   test(`a move of a thousand calls that takes ${how} loses nothing and tells nothing twice`, async () => {
     const server = new FakeRelay();
