@@ -185,7 +185,8 @@ class Participants:
         """Announce what has a ``call`` in it; clients fail without one, so a call there must be."""
         call = await self._describe(cid)
         if call is not None:
-            if what == "ended":  # it may be running until this is said
+            if what == "ended" and call["current_session_id"] == session.id:
+                # It runs until this is said; when this comes late, another one may run already.
                 call = {**call, "current_session_id": ""}
                 call.pop("session", None)
             fields: Mapping[str, Any] = {"call": call, "session_id": session.id}

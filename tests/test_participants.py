@@ -27,13 +27,17 @@ pytestmark = pytest.mark.anyio
 
 JOINED, LEFT = "call.session_participant_joined", "call.session_participant_left"
 STARTED, ENDED = "call.session_started", "call.session_ended"
-RUNNING = {"id": "a session that has not ended yet"}
 ANN, BOB = Seat(CID, "ann"), Seat(CID, "bob")
 
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> Any:
     return FAKE_TIME
+
+
+def running(cid: str, session_id: str) -> dict[str, Any]:
+    """Return the call as ``World`` describes it while that session runs."""
+    return {"cid": cid, "current_session_id": session_id, "session": {"id": session_id}}
 
 
 class Broker(MemoryBroker):
@@ -109,7 +113,12 @@ class World:
     async def describe(self, cid: str) -> dict[str, Any] | None:
         if self.describe_error is not None:
             raise self.describe_error
-        return {"cid": cid, "session": RUNNING} if cid in self.created else None
+        if cid not in self.created:
+            return None
+        session = (await self.sessions.sessions([cid])).get(cid)
+        if session is None:
+            return {"cid": cid, "current_session_id": ""}
+        return running(cid, session.id)
 
     async def join(self, user_id: str = "ann", cid: str = CID) -> Any:
         """Let a user's socket watch a call, and the user join it."""
@@ -164,7 +173,7 @@ async def test_the_first_one_starts_the_session_and_everybody_is_announced(world
     assert world.said == [(STARTED, ""), (JOINED, "ann"), (JOINED, "bob")]
     started, joined, other = world.events
     assert started["session_id"] == joined["session_id"] == other["session_id"] == session.id
-    assert started["call"] == {"cid": CID, "session": RUNNING}
+    assert started["call"] == running(CID, session.id)
     shown = joined["participant"]
     [kept] = session.participants
     assert shown["user"]["name"] == "Ann"
@@ -371,6 +380,19 @@ async def test_a_departure_that_somebody_left_half_done_is_finished(world: World
     world.leave()
     assert await world.hear_after(10) == [(LEFT, "ann"), (ENDED, "")]
     assert world.events[-1]["session_id"] == session.id
+
+
+async def test_an_end_that_is_said_late_does_not_hide_the_session_that_runs(world: World) -> None:
+    first = await world.join()
+    await asyncio.sleep(60)
+    world.leave()
+    world.broker.failing = 1
+    await asyncio.sleep(6)  # ann has left, and that could not be said
+    second = await world.join("bob")
+    heard = await world.hear_after(30)
+    assert heard[-2:] == [(LEFT, "ann"), (ENDED, "")]
+    assert world.events[-1]["session_id"] == first.id
+    assert world.events[-1]["call"] == running(CID, second.id)
 
 
 async def test_one_that_takes_the_lease_looks_at_all_after_the_grace(world: World) -> None:
