@@ -144,7 +144,8 @@ class Participants:
     ) -> None:
         session, participant = joined
         repeated = participant.user_session_id != new_participant
-        if session.id == new_session or (repeated and self._is_recent(session.started_at)):
+        if session.id == new_session or self._is_recent(session.started_at):
+            # Who began it may not have come this far; what was announced is so but once.
             await self._announce_with_call(cid, "call.session_started", session, "started")
         if not repeated or self._is_recent(participant.joined_at):
             fields = {"session_id": session.id, "participant": _shown(participant, user)}

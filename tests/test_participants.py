@@ -204,6 +204,17 @@ async def test_a_join_that_could_not_be_announced_is_announced_by_the_next(world
     assert world.said == [(STARTED, ""), (JOINED, "ann")]
 
 
+async def test_a_start_that_could_not_be_announced_is_announced_by_who_joins_next(
+    world: World,
+) -> None:
+    world.broker.failing = 1
+    with pytest.raises(Unavailable):
+        await world.join()
+    await world.join("bob")
+    await turns()
+    assert world.said == [(STARTED, ""), (JOINED, "bob")]
+
+
 async def test_half_a_join_is_completed_by_the_next(world: World) -> None:
     await world.join("bob")
     await asyncio.sleep(120)
