@@ -306,7 +306,9 @@ async def delete(api: Context, request: Request, caller: Caller) -> Response:
     await api.announcer.announce(
         cid, "call.deleted", shown, members=members, event_id=f"deleted-{call.created_at}"
     )
-    if await api.store.delete_call(cid) is None:
+    deleted = await api.store.delete_call(cid)
+    await api.joins.end(cid)  # one that has begun meanwhile
+    if deleted is None:
         raise no_such_call(cid)
     return http.answer(request, shown, 201)
 
