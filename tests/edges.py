@@ -96,6 +96,7 @@ class Announcements:
         self._clock = clock
         self.members: list[tuple[str, list[str]]] = []
         self.told: list[tuple[str, list[str], dict[str, Any]]] = []
+        self.known: set[tuple[str, str]] = set()
 
     async def announce(
         self,
@@ -113,9 +114,14 @@ class Announcements:
         )  # fmt: skip
         check_event(wire.decode_object(event.body))
         publication = await self._broker.publish(event)
+        if event_id is not None:
+            self.known.add((cid, event_id))
         if not publication.duplicate:
             self.members.append((kind, sorted(members)))
         return publication
+
+    def has_announced(self, cid: str, event_id: str) -> bool:
+        return (cid, event_id) in self.known
 
     async def tell(self, user_ids: Collection[str], kind: str, fields: Mapping[str, Any]) -> None:
         content = {"type": kind, "created_at": self._clock(), **fields}

@@ -93,6 +93,27 @@ async def test_a_start_that_could_not_be_announced_is_announced_by_who_joins_nex
     assert world.said == [(STARTED, ""), (JOINED, "bob")]
 
 
+@pytest.mark.parametrize(("waits_s", "start"), [(7000, [(STARTED, "")]), (7300, [])])
+async def test_a_start_is_made_up_for_as_long_as_its_id_is_remembered(
+    world: World, waits_s: float, start: list[tuple[str, str]]
+) -> None:
+    world.broker.failing = 1
+    with pytest.raises(Unavailable):
+        await world.join()
+    await asyncio.sleep(waits_s)
+    await world.join("bob")
+    await turns()
+    assert world.said == [*start, (JOINED, "bob")]
+
+
+async def test_a_start_that_is_known_to_be_announced_is_not_made_up_again(world: World) -> None:
+    await world.join()
+    world.describe_error = RuntimeError("nobody has to describe the call for the others")
+    await world.join("bob")
+    await turns()
+    assert world.said == [(STARTED, ""), (JOINED, "ann"), (JOINED, "bob")]
+
+
 async def test_half_a_join_is_completed_by_the_next(world: World) -> None:
     await world.join("bob")
     await asyncio.sleep(120)
