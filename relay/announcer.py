@@ -18,15 +18,19 @@ from relay.events import Publication
 log = logs.get(__name__)
 
 SENDER: Final = "relay"
-REPEATED_WITHIN_NS: Final = 60 * 10**9
+REPEATS_S: Final = 7200.0
+"""The usual ``dedupe_window``. Brokers remember given ids a minute longer: clocks differ."""
+REMEMBERED: Final = 10_000
+"""Announcements, of those that may have to be made again, that a process knows it has made."""
 
 
-def is_recent(at_ns: int, now_ns: int) -> bool:
+def is_recent(at_ns: int, now_ns: int, within_s: float) -> bool:
     """Tell whether a request for what was done at ``at_ns`` may repeat one that was cut off.
 
-    Then it announces again what the first one perhaps could not.
+    Then it announces again what the first one perhaps could not. ``within_s`` is the broker's
+    ``dedupe_window``: what was announced since is found a duplicate.
     """
-    return now_ns - at_ns < REPEATED_WITHIN_NS
+    return now_ns - at_ns < within_s * 1e9
 
 
 class Announcer:
@@ -39,6 +43,7 @@ class Announcer:
         self._door = Door("relay", broker)
         self._clock = clock
         self._new_id = new_id
+        self._announced: dict[tuple[str, str], None] = {}
 
     async def announce(
         self,
@@ -65,9 +70,20 @@ class Announcer:
             minted=event_id is None,
         )
         publication = await self._door.publish(event)
+        if event_id is not None:
+            self._remember(cid, event_id)
         if members and publication.position is not None and not publication.duplicate:
             await self._tell(members, cid, events.placed(event.body, publication.position))
         return publication
+
+    def has_announced(self, cid: str, event_id: str) -> bool:
+        """Tell whether this process knows that it is announced; it cannot of all that is."""
+        return (cid, event_id) in self._announced
+
+    def _remember(self, cid: str, event_id: str) -> None:
+        self._announced[cid, event_id] = None
+        if len(self._announced) > REMEMBERED:
+            del self._announced[next(iter(self._announced))]
 
     async def tell(self, user_ids: Collection[str], kind: str, fields: Mapping[str, Any]) -> None:
         """Give ``{type, created_at, **fields}`` to the sockets of users, live and at most once."""

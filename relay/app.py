@@ -208,6 +208,7 @@ class App:
             clock=time.time_ns,
             new_id=lambda: str(uuid4()),
             rng=Random(),  # noqa: S311 - jitter, not secrets
+            repeats_s=self._settings.dedupe_window,
         )
         self.sockets.follow(participants.vacated)
         return participants
@@ -265,6 +266,7 @@ class App:
             receivers=self._sink,
             hook_networks=self._hook_networks,
             aws=egress.has_aws(),
+            repeats_s=settings.dedupe_window,
         )
 
     def _operator_routes(self) -> list[Route]:

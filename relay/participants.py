@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from relay import logs, users
-from relay.announcer import Announcer, is_recent
+from relay.announcer import REPEATS_S, Announcer, is_recent
 from relay.broker import Broker, Store
 from relay.broker.seats import Departure, Due, Joined, Seat, Sessions, Taken
 from relay.calls import Participant, Session
@@ -70,6 +70,7 @@ class Participants:
         new_id: Callable[[], str],
         rng: Random,
         grace_s: float = GRACE_S,
+        repeats_s: float = REPEATS_S,
     ) -> None:
         self._sessions = sessions
         self._broker = broker
@@ -81,6 +82,7 @@ class Participants:
         self._new_id = new_id
         self._random = rng
         self._grace_s = grace_s
+        self._repeats_s = repeats_s
         self._tasks = Tasks("participants")
         self._vacated: set[Seat] = set()
         self._news = asyncio.Event()
@@ -144,7 +146,7 @@ class Participants:
     ) -> None:
         session, participant = joined
         repeated = participant.user_session_id != new_participant
-        if session.id == new_session or (repeated and self._is_recent(session.started_at)):
+        if session.id == new_session or self._may_lack_start(cid, session):
             await self._announce_with_call(cid, "call.session_started", session, "started")
         if not repeated or self._is_recent(participant.joined_at):
             fields = {"session_id": session.id, "participant": _shown(participant, user)}
@@ -155,8 +157,14 @@ class Participants:
                 event_id=f"{participant.user_session_id}-joined",
             )
 
+    def _may_lack_start(self, cid: str, session: Session) -> bool:
+        """Tell whether who began the session may not have come as far as to announce it."""
+        if self._announcer.has_announced(cid, f"{session.id}-started"):
+            return False
+        return self._is_recent(session.started_at)
+
     def _is_recent(self, since: int) -> bool:
-        return is_recent(since, self._clock())
+        return is_recent(since, self._clock(), self._repeats_s)
 
     async def _announce_departure(self, cid: str, departure: Departure) -> None:
         """Announce that somebody left, and the end of the session after the last one."""
@@ -185,7 +193,8 @@ class Participants:
         """Announce what has a ``call`` in it; clients fail without one, so a call there must be."""
         call = await self._describe(cid)
         if call is not None:
-            if what == "ended":  # it may be running until this is said
+            if what == "ended" and call["current_session_id"] == session.id:
+                # It runs until this is said; when this comes late, another one may run already.
                 call = {**call, "current_session_id": ""}
                 call.pop("session", None)
             fields: Mapping[str, Any] = {"call": call, "session_id": session.id}

@@ -16,6 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
 from relay import wire
+from relay.backends import EVENT_LIMIT, Bounds, backend_event
 from relay.broker import clients
 from relay.errors import BadInput
 from relay.events import (
@@ -46,6 +47,7 @@ def command(
     user_id: str | None = None,
     volatile: bool = False,
     custom_limit: int = CUSTOM_LIMIT,
+    event_limit: int = EVENT_LIMIT,
     fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[str, ...]:
     """Return the Redis command that publishes the event; the arguments are those of ``publish``.
@@ -63,22 +65,24 @@ def command(
         check_custom(custom, custom_limit)
         event["custom"] = custom
     if user_id is not None:
+        if "user" in fields:
+            raise BadInput("user_id and user both say who the event comes from: give one of them")
         event["user"] = {"id": check_user_id(user_id)}
     for name in _RELAYS_OWN:
         if name in fields:
             raise BadInput(f"{name} is set by the relay, an event cannot bring its own")
-    if "created_at" in fields:
-        wire.parse_time(fields["created_at"])
-    text = _encoded({**event, **fields}).decode()
+    text = _encoded({**event, **fields})
+    bounds = Bounds(custom_limit, event_limit)
+    backend_event(text, now_ns, bounds, event_id=event_id, sender="", volatile=volatile)
     if volatile:
-        return ("PUBLISH", f"{prefix}live", text)
-    return ("XADD", f"{prefix}ingest", "*", "event", text)
+        return ("PUBLISH", f"{prefix}live", text.decode())
+    return ("XADD", f"{prefix}ingest", "*", "event", text.decode())
 
 
 def _encoded(value: Any) -> bytes:
     try:
         return wire.encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"the event cannot be written as JSON: {error}", reason="not_json") from None
 
 
@@ -94,9 +98,9 @@ class Publisher:
             publisher.publish("default:demo", custom={"render-animation": "balloons"})
 
     ``url`` is the relays' ``RELAY_REDIS_URL`` (Sentinel and Cluster included), ``prefix`` their
-    ``RELAY_REDIS_PREFIX``, ``custom_limit`` their ``RELAY_CUSTOM_MAX_BYTES``. Raises
-    ``SettingsError`` (from ``relay.settings``) for a URL that is none, and ``Unavailable`` when a
-    Cluster is away, which is asked for its map at once.
+    ``RELAY_REDIS_PREFIX``, ``custom_limit`` and ``event_limit`` their ``RELAY_CUSTOM_MAX_BYTES``
+    and ``RELAY_WEBHOOK_MAX_BYTES``. Raises ``SettingsError`` (from ``relay.settings``) for a URL
+    that is none, and ``Unavailable`` when a Cluster is away, which is asked for its map at once.
     """
 
     def __init__(
@@ -105,12 +109,14 @@ class Publisher:
         *,
         prefix: str = "relay:",
         custom_limit: int = CUSTOM_LIMIT,
+        event_limit: int = EVENT_LIMIT,
     ) -> None:
         with clients.asking():
             self._redis = clients.blocking(url)
         self._follow_at = 0.0
         self._prefix = prefix
         self._custom_limit = custom_limit
+        self._event_limit = event_limit
 
     def publish(
         self,
@@ -126,10 +132,10 @@ class Publisher:
         """Publish an event to the watchers of the call ``cid``; return its ``event_id``.
 
         ``custom`` is the application's own object and belongs to every event of type ``custom``.
-        ``user_id`` says who it comes from. The same ``event_id`` again is the same event and is
-        published once; without one it gets an id of its own. ``volatile`` events are live only:
-        whoever is not connected right now never sees them, and neither does anyone when no relay
-        runs. Further ``fields`` become fields of the event.
+        ``user_id`` says who it comes from, unless ``user``, an object with ``id``, does. The same
+        ``event_id`` again is the same event and is published once; without one it gets an id of its
+        own. ``volatile`` events are live only: whoever is not connected right now never sees them,
+        and neither does anyone when no relay runs. Further ``fields`` become fields of the event.
 
         When this returns the event is stored in Redis; a relay publishes it within milliseconds.
         Raises, from ``relay.errors``: ``BadInput`` or ``TooLarge`` for an event that a relay would
@@ -140,7 +146,7 @@ class Publisher:
         made = _arguments(event_id)
         words = command(
             self._prefix, cid, custom=custom, type=type, user_id=user_id, volatile=volatile,
-            custom_limit=self._custom_limit, fields=fields, **made,
+            custom_limit=self._custom_limit, event_limit=self._event_limit, fields=fields, **made,
         )  # fmt: skip
         with clients.asking():
             self._follow()
@@ -184,11 +190,13 @@ class AsyncPublisher:
         *,
         prefix: str = "relay:",
         custom_limit: int = CUSTOM_LIMIT,
+        event_limit: int = EVENT_LIMIT,
     ) -> None:
         self._redis = clients.asynchronous(url)
         self._follow_at = 0.0
         self._prefix = prefix
         self._custom_limit = custom_limit
+        self._event_limit = event_limit
 
     async def publish(
         self,
@@ -205,7 +213,7 @@ class AsyncPublisher:
         made = _arguments(event_id)
         words = command(
             self._prefix, cid, custom=custom, type=type, user_id=user_id, volatile=volatile,
-            custom_limit=self._custom_limit, fields=fields, **made,
+            custom_limit=self._custom_limit, event_limit=self._event_limit, fields=fields, **made,
         )  # fmt: skip
         with clients.asking():
             await self._follow()

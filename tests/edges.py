@@ -5,7 +5,7 @@ What another module gives (who watches, whether Redis is well) is a fake of our 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +54,10 @@ class Clock:
 
 
 class Watches:
-    """The gateway's side: the connections of ``open`` exist, everything asked is written down."""
+    """The gateway's side: the connections of ``open`` exist, everything asked is written down.
+
+    ``meanwhile`` runs once, while somebody waits for the process that has the connection.
+    """
 
     def __init__(self) -> None:
         self.open = {"node-1-mac": "john"}
@@ -63,6 +66,7 @@ class Watches:
         self.expelled: list[tuple[str, str]] = []
         self.revoked: list[tuple[str | None, float]] = []
         self.away = False
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
 
     async def attach(
         self, connection_id: str, user_id: str, cids: Sequence[str], *, returning: bool = False
@@ -71,6 +75,9 @@ class Watches:
             raise Unavailable("the process that owns the connection does not answer")
         if self.open.get(connection_id) != user_id:
             raise UnknownConnection("connection_id is not an open socket of this user")
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
         self.returning.append(returning)
         self.attached.extend((connection_id, user_id, cid) for cid in cids)
 
@@ -89,6 +96,7 @@ class Announcements:
         self._clock = clock
         self.members: list[tuple[str, list[str]]] = []
         self.told: list[tuple[str, list[str], dict[str, Any]]] = []
+        self.known: set[tuple[str, str]] = set()
 
     async def announce(
         self,
@@ -106,9 +114,14 @@ class Announcements:
         )  # fmt: skip
         check_event(wire.decode_object(event.body))
         publication = await self._broker.publish(event)
+        if event_id is not None:
+            self.known.add((cid, event_id))
         if not publication.duplicate:
             self.members.append((kind, sorted(members)))
         return publication
+
+    def has_announced(self, cid: str, event_id: str) -> bool:
+        return (cid, event_id) in self.known
 
     async def tell(self, user_ids: Collection[str], kind: str, fields: Mapping[str, Any]) -> None:
         content = {"type": kind, "created_at": self._clock(), **fields}

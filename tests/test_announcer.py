@@ -13,8 +13,8 @@ from relay.announcer import Announcer
 from relay.broker import Limits
 from relay.broker.memory import MemoryBroker
 from relay.errors import Unavailable
-from relay.events import Position
-from tests.contract.harness import CID, Recorder, until
+from relay.events import Event, Position, Publication
+from tests.contract.harness import CID, OTHER, Recorder, until
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +31,13 @@ class Muted(MemoryBroker):
         if self.muted:
             raise Unavailable("away")
         await super().tell(user_ids, cid, body)
+
+
+class Away(MemoryBroker):
+    """A broker that cannot publish."""
+
+    async def publish(self, event: Event) -> Publication:
+        raise Unavailable("away")
 
 
 @pytest.fixture
@@ -91,6 +98,25 @@ async def test_the_same_id_again_is_announced_once(
     await announcer.announce(CID, "call.ended", {"call": {}})
     await until(lambda: len(recorder.publications) == 2, "the other one")
     assert len(recorder.told) == 1
+
+
+async def test_it_knows_what_it_has_announced_and_only_that(
+    announcer: Announcer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.announcer.REMEMBERED", 2)
+    assert not announcer.has_announced(CID, "a")
+    for event_id in ("a", "b", "a", "c"):
+        await announcer.announce(CID, "call.ended", {"call": {}}, event_id=event_id)
+    await announcer.announce(CID, "call.ended", {"call": {}})
+    assert [announcer.has_announced(CID, each) for each in "abc"] == [False, True, True]
+    assert not announcer.has_announced(OTHER, "c")
+
+
+async def test_what_could_not_be_announced_is_not_known() -> None:
+    announcer = Announcer(Away(Limits(), lambda: NOW_NS, "node"), clock=lambda: 1, new_id=str)
+    with pytest.raises(Unavailable):
+        await announcer.announce(CID, "call.ended", {"call": {}}, event_id="a")
+    assert not announcer.has_announced(CID, "a")
 
 
 async def test_users_are_told_what_concerns_no_call(

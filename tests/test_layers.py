@@ -30,6 +30,7 @@ LAYERS: Final = (
         "permissions",
         "media",
         "addresses",
+        "backends",
         "hook_fields",
         "hooks",
     },

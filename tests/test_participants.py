@@ -3,142 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from random import Random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from relay import participants, wire
-from relay.announcer import Announcer
-from relay.broker import Limits
-from relay.broker.memory import MemoryBroker, MemoryStore
 from relay.broker.memory_sessions import MemorySessions
 from relay.broker.seats import Departure, Seat, Taken
 from relay.errors import Unavailable
-from relay.events import Event, Publication
-from relay.participants import Participants
-from relay.users import Profile, User
-from tests.contract.harness import CID, OTHER, Recorder
+from relay.users import User
+from tests.contract.harness import CID, OTHER
 from tests.gateway.fakes import FAKE_TIME, turns
+from tests.participants_world import ANN, BOB, World, running
 
 pytestmark = pytest.mark.anyio
 
 JOINED, LEFT = "call.session_participant_joined", "call.session_participant_left"
 STARTED, ENDED = "call.session_started", "call.session_ended"
-RUNNING = {"id": "a session that has not ended yet"}
-ANN, BOB = Seat(CID, "ann"), Seat(CID, "bob")
 
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> Any:
     return FAKE_TIME
-
-
-class Broker(MemoryBroker):
-    """A broker of a relay whose processes are ``alive``; publishing fails ``failing`` times."""
-
-    alive = frozenset({"here", "there"})
-    failing = 0
-
-    async def nodes(self) -> frozenset[str]:
-        return self.alive
-
-    async def publish(self, event: Event) -> Publication:
-        if self.failing:
-            self.failing -= 1
-            raise Unavailable("away")
-        return await super().publish(event)
-
-
-class Sockets:
-    """Which seats sockets occupy; ``meanwhile`` runs while that is being asked."""
-
-    def __init__(self) -> None:
-        self.taken: set[Seat] = set()
-        self.asked: list[list[Seat]] = []
-        self.failing = 0
-        self.meanwhile: Callable[[], Awaitable[object]] | None = None
-
-    async def occupied(self, seats: Sequence[Seat]) -> set[Seat]:
-        self.asked.append(list(seats))
-        if self.failing:
-            self.failing -= 1
-            raise Unavailable("a process does not answer")
-        found = self.taken & set(seats)
-        if self.meanwhile is not None:
-            await self.meanwhile()
-        return found
-
-
-class World:
-    """The service with its collaborators, and a clock in nanoseconds that goes with the loop's."""
-
-    def __init__(self) -> None:
-        self.broker = Broker(Limits(), self.clock, "here")
-        self.recorder = Recorder()
-        self.sessions = MemorySessions(self.clock)
-        self.store = MemoryStore()
-        self.sockets = Sockets()
-        self.created = {CID, OTHER}
-        self.describe_error: Exception | None = None
-        self.numbers = itertools.count(1)
-        self.service = self.make()
-
-    def make(self) -> Participants:
-        return Participants(
-            sessions=self.sessions,
-            broker=self.broker,
-            store=self.store,
-            announcer=Announcer(self.broker, clock=self.clock, new_id=self.new_id),
-            occupancy=self.sockets,
-            describe=self.describe,
-            clock=self.clock,
-            new_id=self.new_id,
-            rng=Random(7),
-        )
-
-    @staticmethod
-    def clock() -> int:
-        return 10**18 + int(asyncio.get_running_loop().time() * 1e9)
-
-    def new_id(self) -> str:
-        return f"id-{next(self.numbers)}"
-
-    async def describe(self, cid: str) -> dict[str, Any] | None:
-        if self.describe_error is not None:
-            raise self.describe_error
-        return {"cid": cid, "session": RUNNING} if cid in self.created else None
-
-    async def join(self, user_id: str = "ann", cid: str = CID) -> Any:
-        """Let a user's socket watch a call, and the user join it."""
-        self.sockets.taken.add(Seat(cid, user_id))
-        user = await self.store.save_user(user_id, Profile(name=user_id.title()), self.clock())
-        return await self.service.join(cid, user, "user")
-
-    def leave(self, seat: Seat = ANN) -> None:
-        """Close the last socket of a user, as its process notices."""
-        self.sockets.taken.discard(seat)
-        self.service.vacated(seat)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [wire.decode(body) for _, _, body in self.recorder.publications]
-
-    @property
-    def said(self) -> list[tuple[str, str]]:
-        """The types that were announced, and of whom."""
-        return [
-            (e["type"], e["participant"]["user"]["id"] if "participant" in e else "")
-            for e in self.events
-        ]
-
-    async def hear_after(self, seconds: float) -> list[tuple[str, str]]:
-        """Return what was announced by the end of some time, from now on."""
-        before = len(self.recorder.publications)
-        await asyncio.sleep(seconds)
-        return self.said[before:]
 
 
 @pytest.fixture
@@ -164,7 +51,7 @@ async def test_the_first_one_starts_the_session_and_everybody_is_announced(world
     assert world.said == [(STARTED, ""), (JOINED, "ann"), (JOINED, "bob")]
     started, joined, other = world.events
     assert started["session_id"] == joined["session_id"] == other["session_id"] == session.id
-    assert started["call"] == {"cid": CID, "session": RUNNING}
+    assert started["call"] == running(CID, session.id)
     shown = joined["participant"]
     [kept] = session.participants
     assert shown["user"]["name"] == "Ann"
@@ -193,6 +80,38 @@ async def test_a_join_that_could_not_be_announced_is_announced_by_the_next(world
     await world.join()
     await turns()
     assert world.said == [(STARTED, ""), (JOINED, "ann")]
+
+
+async def test_a_start_that_could_not_be_announced_is_announced_by_who_joins_next(
+    world: World,
+) -> None:
+    world.broker.failing = 1
+    with pytest.raises(Unavailable):
+        await world.join()
+    await world.join("bob")
+    await turns()
+    assert world.said == [(STARTED, ""), (JOINED, "bob")]
+
+
+@pytest.mark.parametrize(("waits_s", "start"), [(7000, [(STARTED, "")]), (7300, [])])
+async def test_a_start_is_made_up_for_as_long_as_its_id_is_remembered(
+    world: World, waits_s: float, start: list[tuple[str, str]]
+) -> None:
+    world.broker.failing = 1
+    with pytest.raises(Unavailable):
+        await world.join()
+    await asyncio.sleep(waits_s)
+    await world.join("bob")
+    await turns()
+    assert world.said == [*start, (JOINED, "bob")]
+
+
+async def test_a_start_that_is_known_to_be_announced_is_not_made_up_again(world: World) -> None:
+    await world.join()
+    world.describe_error = RuntimeError("nobody has to describe the call for the others")
+    await world.join("bob")
+    await turns()
+    assert world.said == [(STARTED, ""), (JOINED, "ann"), (JOINED, "bob")]
 
 
 async def test_half_a_join_is_completed_by_the_next(world: World) -> None:
@@ -371,6 +290,19 @@ async def test_a_departure_that_somebody_left_half_done_is_finished(world: World
     world.leave()
     assert await world.hear_after(10) == [(LEFT, "ann"), (ENDED, "")]
     assert world.events[-1]["session_id"] == session.id
+
+
+async def test_an_end_that_is_said_late_does_not_hide_the_session_that_runs(world: World) -> None:
+    first = await world.join()
+    await asyncio.sleep(60)
+    world.leave()
+    world.broker.failing = 1
+    await asyncio.sleep(6)  # ann has left, and that could not be said
+    second = await world.join("bob")
+    heard = await world.hear_after(30)
+    assert heard[-2:] == [(LEFT, "ann"), (ENDED, "")]
+    assert world.events[-1]["session_id"] == first.id
+    assert world.events[-1]["call"] == running(CID, second.id)
 
 
 async def test_one_that_takes_the_lease_looks_at_all_after_the_grace(world: World) -> None:

@@ -12,8 +12,11 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import relay
+from relay.backends import Bounds, backend_event
 from relay.broker import clients
 from relay.errors import BadInput, TooLarge, Unavailable
 from relay.publisher import command
@@ -62,6 +65,17 @@ def test_other_types_bring_their_own_fields() -> None:
     }
 
 
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def test_what_may_just_be_is_taken() -> None:
+    assert built(custom=nested(63), fields={"a": nested(63), "user": {"id": "ann"}})
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -78,6 +92,13 @@ def test_other_types_bring_their_own_fields() -> None:
         ({"custom": {}, "fields": {"created_at": "yesterday"}}, "created_at"),
         ({"custom": {"a": object()}}, "JSON"),
         ({"custom": {}, "fields": {"a": object()}}, "JSON"),
+        ({"custom": {}, "fields": {"user": {"id": "a b!"}}}, "user_id"),
+        ({"custom": {}, "fields": {"user": "ann"}}, "user must be"),
+        ({"custom": {}, "user_id": "ann", "fields": {"user": {"id": "bob"}}}, "user_id and user"),
+        ({"custom": {}, "user_id": "ann", "fields": {"user": {"id": "ann"}}}, "user_id and user"),
+        ({"custom": nested(64)}, "64 levels"),
+        ({"custom": {}, "fields": {"a": nested(64)}}, "64 levels"),
+        ({"custom": {}, "volatile": True, "fields": {"a": nested(64)}}, "64 levels"),
     ],
 )
 def test_what_a_relay_would_refuse_is_refused_here(arguments: dict[str, Any], names: str) -> None:
@@ -90,6 +111,63 @@ def test_custom_is_bounded_as_in_the_relay() -> None:
     with pytest.raises(TooLarge, match="5120"):
         built(custom=custom)
     assert built(custom=custom, custom_limit=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"custom": {}, "fields": {"a": "y" * 2**20}},
+        {"custom": {"a": "y" * 2**20}, "custom_limit": 0},
+        {"type": "call.updated", "fields": {"call": {"a": "y" * 2**20}}},
+    ],
+)
+def test_the_whole_event_is_bounded_as_in_the_relay(arguments: dict[str, Any]) -> None:
+    with pytest.raises(TooLarge, match="1048576"):
+        built(**arguments)
+    assert built(**arguments, event_limit=2**21)
+
+
+ids = st.sampled_from(["ann", "bob", "a b!", "", "\ud800"]) | st.text(max_size=5) | st.integers()
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+odd = st.one_of(
+    st.fixed_dictionaries({"user": values | st.fixed_dictionaries({"id": ids})}),
+    st.fixed_dictionaries({"user_id": ids}),
+    st.fixed_dictionaries(
+        {"created_at": values | st.just(NOW_NS) | st.just("2027-01-15T08:00:00Z")}
+    ),
+    st.fixed_dictionaries({"event_id": values}),
+    st.fixed_dictionaries({"type": st.sampled_from(["custom", "call.updated", "error", "No!"])}),
+    st.fixed_dictionaries({"custom": values}),
+    st.fixed_dictionaries({"deep": st.integers(55, 70).map(nested)}),
+    st.fixed_dictionaries({"long": st.integers(0, 400).map(lambda length: "y" * length)}),
+    st.dictionaries(st.text(max_size=5), values, max_size=2),
+)
+
+
+@given(
+    custom=st.dictionaries(st.text(max_size=5), values, max_size=2) | st.none(),
+    type=st.sampled_from(["custom", "call.updated"]),
+    user_id=st.none() | ids,
+    volatile=st.booleans(),
+    fields=st.just({}) | odd | st.tuples(odd, odd).map(lambda both: {**both[0], **both[1]}),
+)
+def test_what_the_publisher_sends_is_what_the_doors_take(volatile: bool, **arguments: Any) -> None:
+    bounds = Bounds(custom=100, event=400)
+    try:
+        *_, text = built(volatile=volatile, custom_limit=100, event_limit=400, **arguments)
+    except (BadInput, TooLarge):
+        return
+    later = NOW_NS + 10**9
+    event = backend_event(
+        text.encode(), later, bounds, event_id="entry", sender="ingest", volatile=volatile
+    )
+    assert event.cid == CID
+    if (user_id := arguments["user_id"]) is not None:
+        assert json.loads(event.body)["user"]["id"] == user_id
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from relay import http
+from relay.announcer import REPEATS_S
 from relay.api import (
     app,
     calls,
@@ -119,11 +120,13 @@ def routes(
     guests: bool = True,
     hook_networks: Sequence[Network] = (),
     aws: bool = True,
+    repeats_s: float = REPEATS_S,
 ) -> list[Route]:
     """Return every route of the API.
 
     ``custom_limit`` is in bytes of compact JSON (0 = any), ``max_bytes`` bounds a request's body,
-    ``http_rate`` is requests a minute per user and operation (0 = any).
+    ``http_rate`` is requests a minute per user and operation (0 = any), ``repeats_s`` the broker's
+    ``dedupe_window``.
     """
     context = Context(
         keys=keys,
@@ -142,6 +145,7 @@ def routes(
         guests=guests,
         hook_networks=hook_networks,
         aws=aws,
+        repeats_s=repeats_s,
     )
     found = [_guest_route(context, prefix) for prefix in ("/video", "/api/v2")]
     for prefix in _PREFIXES:

@@ -79,14 +79,16 @@ async def ensure(
         call, created = known, False
     caller.check_may("read-call", call)
     _check_may_call_out(rings, caller, call)
-    if created or (call.created_by == wanted.created_by and api.is_recent(call.created_at)):
+    event_id = f"created-{call.created_at}"
+    own = call.created_by == wanted.created_by
+    if created or (own and api.may_owe(call.created_at, cid, event_id)):
         seen = await views.view(api, [call], len(call.members))
         await api.announcer.announce(
             cid,
             "call.created",
             {"call": seen.call(call), "members": seen.members(call.members)},
             members=call.audience,
-            event_id=f"created-{call.created_at}",
+            event_id=event_id,
         )
     await _call_out(api, rings, caller, call)
     return call, created
@@ -265,7 +267,10 @@ async def _set_backstage(
 
 
 async def end(api: Context, request: Request, caller: Caller) -> Response:
-    """Answer ``POST …/mark_ended``. Ending an ended call changes nothing, and is announced once."""
+    """Answer ``POST …/mark_ended``. Ending an ended call changes nothing, and is announced once.
+
+    A session that runs is ended each time: the request before may not have come that far.
+    """
     cid = api.cid(request, caller)
     caller.check_may("end-call", await api.call(cid))
     now_ns = api.clock()
@@ -279,9 +284,10 @@ async def end(api: Context, request: Request, caller: Caller) -> Response:
     if done is None:
         raise no_such_call(cid)
     ended_at = done.after.ended_at or now_ns
-    if done.after is not done.before or api.is_recent(ended_at):
-        await _announce_end(api, caller, done.after, f"ended-{ended_at}")
-        await api.joins.end(cid)
+    event_id = f"ended-{ended_at}"
+    if done.after is not done.before or api.may_owe(ended_at, cid, event_id):
+        await _announce_end(api, caller, done.after, event_id)
+    await api.joins.end(cid)
     return http.answer(request, {}, 201)
 
 
@@ -313,7 +319,9 @@ async def delete(api: Context, request: Request, caller: Caller) -> Response:
     await api.announcer.announce(
         cid, "call.deleted", shown, members=call.audience, event_id=f"deleted-{call.created_at}"
     )
-    if await api.store.delete_call(cid) is None:
+    deleted = await api.store.delete_call(cid)
+    await api.joins.end(cid)  # one that has begun meanwhile
+    if deleted is None:
         raise no_such_call(cid)
     return http.answer(request, shown, 201)
 

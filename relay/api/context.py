@@ -79,6 +79,10 @@ class Announces(Protocol):
         """Send an event that is about no call to the sockets of some users."""
         ...
 
+    def has_announced(self, cid: str, event_id: str) -> bool:
+        """Tell whether that is known to be announced, which spares announcing it again."""
+        ...
+
 
 class Joins(Protocol):
     """Who has joined which call."""
@@ -186,7 +190,7 @@ class Context:
     """The API's collaborators and limits. ``max_bytes`` bounds a request's body.
 
     ``hook_networks`` may be reached by hooks although they are not public; ``aws`` tells whether
-    SQS and SNS are possible.
+    SQS and SNS are possible. ``repeats_s`` is how long a repeat of a request is recognised.
     """
 
     keys: Keys
@@ -205,6 +209,7 @@ class Context:
     guests: bool
     hook_networks: Sequence[Network]
     aws: bool
+    repeats_s: float
 
     # -- who is asking ----------------------------------------------------------------------------
 
@@ -256,7 +261,11 @@ class Context:
 
     def is_recent(self, at_ns: int) -> bool:
         """Tell whether a request for what was done then may repeat one that was cut off."""
-        return is_recent(at_ns, self.clock())
+        return is_recent(at_ns, self.clock(), self.repeats_s)
+
+    def may_owe(self, at_ns: int, cid: str, event_id: str) -> bool:
+        """Tell whether what was done then may still have to be announced, under that id."""
+        return self.is_recent(at_ns) and not self.announcer.has_announced(cid, event_id)
 
     # -- what is asked ----------------------------------------------------------------------------
 

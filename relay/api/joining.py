@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from relay import http, media
 from relay.api import calls, fields, views
-from relay.api.context import Caller, Context
+from relay.api.context import Caller, Context, no_such_call
 from relay.calls import Call
 from relay.errors import BadInput, NotAllowed, NotServed
 from relay.users import User
@@ -34,13 +34,13 @@ async def join(api: Context, request: Request, caller: Caller) -> Response:
     _check_may_join(caller, call)
     await views.watch(api, caller, connection_id, [cid])
     await api.joins.join(cid, user, _role(caller, call, user))
+    call = await _still_open(api, caller, cid)
     if api.media is None:
         raise NotServed(
             "you have joined and watch the call, but no media server is configured: "
             "name one in RELAY_MEDIA, or use get instead of join",
             reason="no_media",
         )
-    call = await api.call(cid)
     content = {
         "created": created,
         **await calls.state(api, caller, call, members),
@@ -61,6 +61,26 @@ def _check_may_join(caller: Caller, call: Call) -> None:
         caller.check_may("join-ended-call", call)
     if call.backstage:
         caller.check_may("join-backstage", call)
+
+
+async def _still_open(api: Context, caller: Caller, cid: str) -> Call:
+    """Return the call that the caller has just joined, as it is now.
+
+    Whoever ends or deletes a call writes that down before its session is ended. So either that one
+    finds the session that began meanwhile, or it is found here that the call is over.
+    """
+    call = await api.store.call(cid)
+    ended = call is not None and call.ended_at is not None
+    if call is None or (ended and "join-ended-call" not in caller.capabilities(call)):
+        await api.joins.end(cid)
+    if call is None:
+        raise no_such_call(cid)
+    if caller.user_id is not None and caller.user_id in call.blocked:
+        await api.watches.expel(caller.user_id, cid)  # then the seat is left, too
+    caller.check_may("join-call", call)
+    if ended:
+        caller.check_may("join-ended-call", call)
+    return call
 
 
 def _role(caller: Caller, call: Call, user: User) -> str:

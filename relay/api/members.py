@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from relay import events, filters, http, permissions
-from relay.announcer import is_recent
 from relay.api import fields, views
 from relay.api.context import Caller, Context, no_such_call
 from relay.api.fields import Named
@@ -22,8 +21,10 @@ from relay.users import Profile
 
 AT_ONCE: Final = 100
 """Members that one request may add, change or remove."""
-CHANGES_KNOWN: Final = 4
+CHANGES_KNOWN: Final = 20
 """Changes that a call remembers, for requests that are repeated."""
+CHANGED_KNOWN: Final = 1000
+"""User ids in them altogether: a call is read and written whole."""
 
 _SORT: Final = (filters.Sort("created_at", ascending=True),)
 
@@ -84,11 +85,17 @@ def _merged(member: Member | None, wish: _Wish, now_ns: int) -> Member:
 
 
 def with_members(
-    call: Call, wishes: Sequence[_Wish], removed: Sequence[str], now_ns: int, change_id: str
+    call: Call,
+    wishes: Sequence[_Wish],
+    removed: Sequence[str],
+    now_ns: int,
+    change_id: str,
+    is_recent: Callable[[int], bool],
 ) -> Call:
     """Return the call with members added, changed and removed; raises ``BadInput`` over the bound.
 
-    The same object comes back when nothing changes.
+    The same object comes back when nothing changes. ``is_recent`` tells which changes it has to
+    remember beside this one, by their time.
     """
     before = {member.user_id: member for member in call.members}
     members = dict(before)
@@ -112,13 +119,27 @@ def with_members(
         promoted=tuple(each for each in updated if members[each].role != before[each].role),
         removed=tuple(user_id for user_id in before if user_id not in members),
     )
-    recent = [each for each in call.member_changes if is_recent(each.at, now_ns)]
+    recent = [each for each in call.member_changes if is_recent(each.at)]
     return msgspec.structs.replace(
         call,
         members=tuple(members.values()),
-        member_changes=(*recent, change)[-CHANGES_KNOWN:],
+        member_changes=_latest([*recent, change]),
         updated_at=now_ns,
     )
+
+
+def _latest(changes: Sequence[MemberChange]) -> tuple[MemberChange, ...]:
+    """Return as many of the last changes as a call remembers; the last one always."""
+    kept, ids = [changes[-1]], _ids_in(changes[-1])
+    for change in changes[-2 : -CHANGES_KNOWN - 1 : -1]:
+        if (ids := ids + _ids_in(change)) > CHANGED_KNOWN:
+            break
+        kept.append(change)
+    return tuple(reversed(kept))
+
+
+def _ids_in(change: MemberChange) -> int:
+    return sum(map(len, (change.added, change.updated, change.promoted, change.removed)))
 
 
 async def update(api: Context, request: Request, caller: Caller) -> Response:
@@ -138,12 +159,13 @@ async def update(api: Context, request: Request, caller: Caller) -> Response:
     await views.gather_users(api, [Named(wish.user_id, Profile()) for wish in wishes])
     now_ns, change_id = api.clock(), secrets.token_urlsafe(12)
     change = await api.store.change_call(
-        cid, lambda call: with_members(call, wishes, removed, now_ns, change_id)
+        cid, lambda call: with_members(call, wishes, removed, now_ns, change_id, api.is_recent)
     )
     if change is None:
         raise no_such_call(cid)
-    if done := _done(api, change.after, {wish.user_id for wish in wishes}, removed):
-        await _announce(api, change.after, done)
+    done = _done(api, change.after, {wish.user_id for wish in wishes}, removed)
+    if owed := [each for each in done if not _is_told(api, change.after, each)]:
+        await _announce(api, change.after, owed)
     touched = [m for wish in wishes if (m := change.after.member(wish.user_id)) is not None]
     users = await api.store.users([member.user_id for member in touched])
     return http.answer(request, {"members": views.View(users, {}).members(touched)}, 201)
@@ -167,6 +189,21 @@ def _done(api: Context, call: Call, wished: set[str], removed: Sequence[str]) ->
         and wished.issuperset((*change.added, *change.updated))
         and set(removed).issuperset(change.removed)
     ]
+
+
+def _is_told(api: Context, call: Call, change: MemberChange) -> bool:
+    """Tell whether all that a change is announced with is known to be announced."""
+    of_kinds = {
+        "call.member_added": change.added,
+        "call.member_updated": change.updated,
+        "call.member_updated_permission": change.promoted,
+        "call.member_removed": change.removed,
+    }
+    return all(
+        api.announcer.has_announced(call.cid, f"{change.id}-{kind}")
+        for kind, user_ids in of_kinds.items()
+        if user_ids
+    )
 
 
 async def _announce(api: Context, call: Call, changes: Sequence[MemberChange]) -> None:

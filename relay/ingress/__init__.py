@@ -7,7 +7,8 @@ queue of ``open_queue``.
 
 import importlib.util
 
-from relay.ingress.redis_door import Bounds, IngestDoor, LiveDoor
+from relay.backends import Bounds
+from relay.ingress.redis_door import IngestDoor, LiveDoor
 from relay.ingress.sources import Source
 from relay.ingress.sources_file import load_sources
 from relay.ingress.sqs_door import (

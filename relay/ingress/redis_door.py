@@ -10,88 +10,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Final
 from uuid import uuid4
 
-from relay import events, logs, metrics, users, wire
+from relay import logs, metrics
+from relay.backends import USUAL, Bounds, backend_event
 from relay.broker import Inbox, InboxEntry
 from relay.doors import Door
-from relay.errors import BadInput, Refused, TooLarge
-from relay.events import Event
+from relay.errors import Refused
 from relay.http import Clock
 from relay.ingress.patience import Patience
 from relay.tasks import Tasks
-from relay.users import User
 
 log: Final = logs.get(__name__)
 
-DEFAULT_USER: Final = "backend"
-
 _CRASH_PAUSE_S: Final = 2.0
 _WAITING: Final = "ingest waits for redis"
-
-
-class Bounds(NamedTuple):
-    """What a backend's event may take in bytes: its ``custom`` (0 = no limit) and all of it."""
-
-    custom: int = events.CUSTOM_LIMIT
-    event: int = 1_048_576
-
-
-USUAL: Final = Bounds()
-
-
-def backend_event(
-    text: bytes,
-    now_ns: int,
-    bounds: Bounds,
-    *,
-    event_id: str,
-    sender: str,
-    volatile: bool = False,
-) -> Event:
-    """Build the event that a backend wrote as JSON: ``call_cid``, and what it likes of the rest.
-
-    ``type`` is ``custom`` and ``created_at`` is now unless given; the user is ``user_id`` (or
-    ``user.id``) and nothing more. ``event_id`` is used when the text brings none. Raises
-    ``BadInput`` or ``TooLarge``.
-    """
-    if len(text) > bounds.event:
-        raise TooLarge(f"the event has more than {bounds.event} bytes", reason="body_too_large")
-    body = wire.decode_object(text, "the event")
-    if (given := body.get("event_id")) is not None:
-        event_id = events.check_event_id(given)
-    kind = events.check_event_type(body.get("type", "custom"))
-    if kind == "custom":
-        events.check_custom(body.get("custom"), bounds.custom)
-    created_ns = wire.parse_time(body["created_at"]) if "created_at" in body else now_ns
-    user = User(id=_user_id(body), created_at=created_ns, updated_at=created_ns)
-    shown = {
-        **{key: value for key, value in body.items() if key != "user_id"},
-        "type": kind,
-        "created_at": wire.rfc3339(created_ns),
-        "user": users.response(user),
-    }
-    return events.given_event(
-        shown,
-        event_id=event_id,
-        sender=sender,
-        identity=None if volatile else event_id,
-        fingerprint=events.fingerprint(wire.canonical({**body, "created_at": None})),
-        volatile=volatile,
-    )
-
-
-def _user_id(body: dict[str, Any]) -> str:
-    user = body.get("user")
-    if user is not None and not isinstance(user, dict):
-        raise BadInput("user must be a JSON object", reason="bad_user")
-    inner = (user or {}).get("id")
-    outer = body.get("user_id")
-    if inner is not None and outer is not None and inner != outer:
-        raise BadInput("user_id and user.id differ", reason="bad_user_id")
-    given = inner if outer is None else outer
-    return DEFAULT_USER if given is None else events.check_user_id(given)
 
 
 class LiveDoor:

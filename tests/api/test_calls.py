@@ -48,6 +48,20 @@ async def test_a_call_that_exists_is_returned_as_it_is(relay: Edges) -> None:
     assert call["created_at"] == wire.rfc3339(NOW_NS)
 
 
+async def test_a_creation_that_could_not_be_announced_is_announced_an_hour_later_and_once(
+    relay: Edges,
+) -> None:
+    relay.broker.away = True
+    assert (await relay.post(C, headers=JOHN)).status_code == 503
+    relay.broker.away = False
+    relay.clock.forward(3600)
+    for user_id in ("jane", "john", "john"):
+        assert (await relay.post(C, headers=token(user_id))).status_code == 201
+    assert await relay.kinds() == ["call.created"]
+    relay.broker.away = True
+    assert (await relay.post(C, headers=JOHN)).status_code == 201, "known: nobody is asked"
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"data":null,"ring":null}'])
 async def test_the_body_may_be_absent(relay: Edges, content: bytes) -> None:
     response = await relay.client.post(

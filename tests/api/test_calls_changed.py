@@ -8,7 +8,7 @@ import pytest
 
 from relay import wire
 from relay.users import Profile
-from tests.edges import NOW_NS, Edges, token
+from tests.edges import NOW_NS, Edges, edges, token
 
 pytestmark = pytest.mark.anyio
 
@@ -174,9 +174,44 @@ async def test_an_end_that_could_not_be_announced_is_announced_by_its_repeat(
 async def test_an_old_end_is_not_announced_again(call: Edges) -> None:
     """The ids of what was announced are forgotten at some time."""
     await call.post(f"{V}/mark_ended", headers=token())
-    call.clock.forward(61)
+    call.announcer.known.clear()  # another process is asked
+    call.clock.forward(7201)
     call.broker.away = True
     assert (await call.post(f"{V}/mark_ended", headers=token())).status_code == 201
+
+
+async def test_an_end_is_announced_by_a_repeat_that_comes_an_hour_later(call: Edges) -> None:
+    await call.joins.join("default:demo", (await call.store.users(["jane"]))["jane"], "user")
+    call.broker.away = True
+    assert (await call.post(f"{V}/mark_ended", headers=token())).status_code == 503
+    call.broker.away = False
+    call.clock.forward(3600)
+    assert (await call.post(f"{V}/mark_ended", headers=token())).status_code == 201
+    assert await call.kinds() == ["call.created", "call.ended"]
+    assert call.joins.running == {}
+
+
+@pytest.mark.parametrize(("later_s", "kinds"), [(99, ["call.ended"]), (101, [])])
+async def test_a_repeat_is_recognised_for_as_long_as_ids_are_remembered(
+    later_s: float, kinds: list[str]
+) -> None:
+    async with edges(repeats_s=100.0) as relay:
+        await relay.post(C, headers=JOHN)
+        relay.broker.away = True
+        assert (await relay.post(f"{V}/mark_ended", headers=token())).status_code == 503
+        relay.broker.away = False
+        relay.clock.forward(later_s)
+        assert (await relay.post(f"{V}/mark_ended", headers=token())).status_code == 201
+        assert await relay.kinds() == ["call.created", *kinds]
+
+
+async def test_a_session_of_an_ended_call_is_ended_whenever_that_is_asked(call: Edges) -> None:
+    """The request that ended the call may have been cut off before its session."""
+    await call.post(f"{V}/mark_ended", headers=token())
+    call.clock.forward(7201)
+    await call.joins.join("default:demo", (await call.store.users(["jane"]))["jane"], "user")
+    assert (await call.post(f"{V}/mark_ended", headers=token())).status_code == 201
+    assert call.joins.running == {}
 
 
 async def test_a_deleted_call_is_gone(call: Edges) -> None:

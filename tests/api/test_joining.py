@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from relay import tokens
@@ -84,6 +85,55 @@ async def test_an_ended_call_is_joined_by_who_manages_it(relay: Edges) -> None:
     assert "join-ended-call" in response.json()["message"]
     await relay.post(f"{C}/join", {"location": "x"}, headers=JOHN, params=CONNECTION)
     assert "default:demo" in relay.joins.running
+
+
+async def join_while(relay: Edges, what: str, body: object = None) -> httpx.Response:
+    """Let jane join while john does something to the call; both have a socket."""
+    await relay.post(C, {"data": {"members": [{"user_id": "jane"}]}}, headers=JOHN)
+    relay.watches.open = {"jane-1": "jane", "node-1-mac": "john"}
+    relay.watches.meanwhile = lambda: relay.post(f"{C}/{what}", body, headers=JOHN)
+    return await relay.post(
+        f"{C}/join", {"location": "x"}, headers=token("jane"), params={"connection_id": "jane-1"}
+    )
+
+
+async def test_a_call_that_ends_while_somebody_joins_has_no_session_then(relay: Edges) -> None:
+    response = await join_while(relay, "mark_ended")
+    assert (response.status_code, response.json()["code"]) == (403, 17)
+    assert "join-ended-call" in response.json()["message"]
+    assert relay.joins.running == {}
+
+
+async def test_a_call_that_is_deleted_while_somebody_joins_has_no_session_then(
+    relay: Edges,
+) -> None:
+    response = await join_while(relay, "delete")
+    assert (response.status_code, response.json()["code"]) == (404, 16)
+    assert "never created" in response.json()["message"]
+    assert relay.joins.running == {}
+
+
+async def test_who_is_blocked_while_joining_does_not_watch_then(relay: Edges) -> None:
+    response = await join_while(relay, "block", {"user_id": "jane"})
+    assert (response.status_code, response.json()["code"]) == (403, 17)
+    assert "is blocked" in response.json()["message"]
+    assert relay.watches.expelled == [("jane", "default:demo")] * 2  # before it watched, and after
+
+
+async def test_a_session_that_begins_while_the_call_is_deleted_ends_with_it(
+    relay: Edges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await relay.post(C, headers=JOHN)
+    delete_call = relay.store.delete_call
+
+    async def late(cid: str) -> object:
+        await relay.post(f"{C}/join", {"location": "x"}, headers=JOHN, params=CONNECTION)
+        assert relay.joins.running
+        return await delete_call(cid)
+
+    monkeypatch.setattr(relay.store, "delete_call", late)
+    assert (await relay.post(f"{C}/delete", headers=JOHN)).status_code == 201
+    assert relay.joins.running == {}
 
 
 async def test_the_members_hear_who_comes_and_who_does_not(relay: Edges) -> None:

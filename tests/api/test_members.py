@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from relay.calls import MemberChange
 from tests.edges import Edges, token
 
 pytestmark = pytest.mark.anyio
@@ -27,6 +28,12 @@ async def change(
     response = await relay.post(f"{C}/members", body, headers=headers)
     assert response.status_code == status
     return response.json()
+
+
+async def remembered(relay: Edges) -> tuple[MemberChange, ...]:
+    call = await relay.store.call("default:demo")
+    assert call is not None
+    return call.member_changes
 
 
 async def members(relay: Edges) -> list[str]:
@@ -90,9 +97,58 @@ async def test_a_change_that_could_not_be_announced_is_announced_by_its_repeat(
 async def test_an_old_change_is_not_announced_again(call: Edges) -> None:
     """The ids of what was announced are forgotten at some time."""
     await change(call, {"remove_members": ["jane"]})
-    call.clock.forward(61)
+    call.announcer.known.clear()  # another process is asked
+    call.clock.forward(7201)
     call.broker.away = True
     await change(call, {"remove_members": ["jane"]})
+
+
+async def test_a_change_is_announced_by_a_repeat_that_comes_an_hour_and_many_changes_later(
+    call: Edges,
+) -> None:
+    call.broker.away = True
+    await change(call, {"update_members": [{"user_id": "jim"}]}, status=503)
+    call.broker.away = False
+    for n in range(19):
+        await change(call, {"update_members": [{"user_id": f"user-{n}"}]})
+        call.clock.forward(180)
+    assert len(await call.kinds()) == 1 + 19
+    await change(call, {"update_members": [{"user_id": "jim"}]})
+    [event] = (await call.published("default:demo"))[1 + 19 :]
+    assert (event["type"], event["members"][0]["user_id"]) == ("call.member_added", "jim")
+
+
+async def test_what_is_known_to_be_announced_asks_nobody_when_it_is_repeated(call: Edges) -> None:
+    wishes = {
+        "update_members": [{"user_id": "jane", "role": "host"}, {"user_id": "jim"}],
+        "remove_members": ["joe"],
+    }
+    await change(call, {"update_members": [{"user_id": "joe"}]})
+    await change(call, wishes)
+    call.broker.away = True
+    await change(call, wishes)
+    call.announcer.known.clear()
+    await change(call, wishes, status=503)
+
+
+async def test_the_changes_that_a_call_remembers_are_bounded(call: Edges) -> None:
+    for n in range(25):
+        await change(call, {"update_members": [{"user_id": f"user-{n}"}]})
+    changes = await remembered(call)
+    assert [each.added for each in changes] == [(f"user-{n}",) for n in range(5, 25)]
+    everybody = [{"user_id": f"one-{n}"} for n in range(100)]
+    for n in range(8):
+        for each in everybody:
+            each["custom"] = {"n": n}
+        await change(call, {"update_members": everybody})
+    changes = await remembered(call)
+    assert len(changes) == 20
+    assert sum(len(each.added) + len(each.updated) for each in changes) == 812
+    for n in range(8, 14):
+        for each in everybody:
+            each["custom"] = {"n": n}
+        await change(call, {"update_members": everybody})
+    assert [len(each.updated) for each in await remembered(call)] == [100] * 10
 
 
 async def test_what_another_request_changed_is_not_announced_by_this_one(call: Edges) -> None:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from relay import wire
+from relay.backends import Bounds, backend_event
 from relay.broker import InboxEntry, Limits
 from relay.doors import Door
 from relay.errors import BadInput, TooLarge, Unavailable
 from relay.events import Event, Publication
 from relay.ingress import IngestDoor, LiveDoor
-from relay.ingress.redis_door import Bounds, backend_event
 from tests.edges import NOW_NS, AwayBroker, Clock, counted, refused
 
 pytestmark = pytest.mark.anyio
