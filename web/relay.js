@@ -375,8 +375,9 @@ function cleanBase(url) {
  * Listeners (`relay.on(name, fn)`): `state` ({state, previous, reason, closeCode, error, attempt,
  * retryIn, retryAt}; the last two in ms, when waiting), `event` (every event of every call, repeats
  * dropped, and events about no call), `error` (an error frame that answers nothing we asked),
- * `moved` ({connectionId}: the relay's process stopped and another one serves us; nothing was missed,
- * and `state` was `open` all the time).
+ * `moved` ({connectionId}: the relay's process stopped and another one serves us; `state` was `open` all
+ * the time. Nothing was missed; of very many calls, those for which the time was too short go on as
+ * after a reconnect).
  */
 export class Relay extends Emitter {
   #options;
