@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import hiredis
 
+from tests.listening import stop_listening
+
 Answer = Callable[[list[bytes]], bytes | None]
 
 
@@ -62,7 +64,7 @@ async def faking(answer: Answer) -> AsyncIterator[FakeRedis]:
     try:
         yield fake
     finally:
-        listener.close()
+        await stop_listening(listener)
         fake.refuse()  # whoever has just been let in
         for writer in fake.writers:
             writer.transport.abort()

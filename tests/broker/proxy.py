@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 
 import anyio
 
+from tests.listening import stop_listening
 from tests.redis_server import RedisServer
 from tests.redis_shapes import Cluster, Watched
 
@@ -170,7 +171,7 @@ async def proxied(server: RedisServer) -> AsyncIterator[Proxy]:
     try:
         yield proxy
     finally:
-        listener.close()
+        await stop_listening(listener)
         await proxy.aclose()
         await listener.wait_closed()
 

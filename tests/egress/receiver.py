@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from tests.listening import stop_listening
+
 Answer = Callable[["Peer"], Awaitable[bool]]
 """Answers one request; true keeps the connection."""
 
@@ -184,5 +186,5 @@ async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver
     try:
         yield receiver
     finally:
-        server.close()
+        await stop_listening(server)
         await receiver.aclose()
