@@ -84,11 +84,11 @@ async def _serve(
 ) -> None:
     app = App(settings, demo=demo)
     try:
-        await app.start()
-        config = _uvicorn_config(settings, app)
-        server = Server(config, app, listening, settings.drain_notice, settings.head_timeout)
-        stop.obeyed_by(lambda: server.obey(stop.word))
-        await server.serve(sockets=[listener])
+        if await stop.unless_told(app.start()):
+            config = _uvicorn_config(settings, app)
+            server = Server(config, app, listening, settings.drain_notice, settings.head_timeout)
+            stop.obeyed_by(lambda: server.obey(stop.word))
+            await server.serve(sockets=[listener])
     finally:
         await app.aclose()
     log.info("stopped")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 
 import anyio
@@ -52,6 +53,25 @@ def test_without_a_secret_it_does_not_serve() -> None:
 def test_the_embedded_broker_does_not_share_its_port() -> None:
     with RelayProcess() as relay:
         assert str(relay.port) in complaint(RelayProcess(port=relay.port), 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_while_it_waits_for_a_silent_redis_ends_the_start(
+    number: int, workers: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        relay = RelayProcess(redis_url=url, workers=workers, publish_timeout=60)
+        relay.spawn()
+        with silent.accept()[0]:
+            began = time.monotonic()
+            os.kill(relay.pid, number)
+            assert relay.wait() == 0, relay.log
+            assert time.monotonic() - began < 3
+    assert "Traceback" not in relay.log
+    assert '"event": "stopped"' in relay.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
