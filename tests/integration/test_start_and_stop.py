@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -13,8 +14,9 @@ import httpx
 import pytest
 
 from tests.integration.doors import event_path, post
+from tests.integration.test_hooks import set_hooks, to
 from tests.processes import RelayProcess
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer, free_port, running
 from tests.relay_client import connected, opened
 
 pytestmark = pytest.mark.anyio
@@ -129,6 +131,36 @@ async def test_a_client_that_does_not_answer_the_close_does_not_hold_up_the_stop
             assert await anyio.to_thread.run_sync(relay.wait) == 0, relay.log
             assert time.monotonic() - began < 5
             john.socket.transport.resume_reading()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_redis_that_is_frozen_does_not_hold_up_the_stop(workers: int) -> None:
+    """Everybody who has something to say to Redis then: sockets, seats, deliveries, an answer."""
+    limit_s = 0 + 2 * 1 + 5  # as docs/operations.md has it, for RELAY_DRAIN_TIMEOUT=1
+    settings = {"publish_timeout": 30, "drain_timeout": 1, "hook_allow": "127.0.0.0/8"}
+    with running() as redis:
+        relay = RelayProcess(redis_url=redis.url, workers=workers, **settings).start()
+        await set_hooks(relay, to(f"http://127.0.0.1:{free_port()}/"))
+        async with connected(relay, "john") as john:
+            for n in range(20):
+                await john.watch(f"default:frozen-{n}")
+                await john.send(f"default:frozen-{n}", {"n": n})
+            redis.freeze()
+            body = {"custom": {"n": 1}, "user_id": "jane"}
+            asked = asyncio.create_task(post(relay, event_path("default:frozen-0"), body))
+            while await status_of(relay, "/readyz") == 200:
+                await anyio.sleep(0.05)
+            began = time.monotonic()
+            relay.terminate()
+            assert await anyio.to_thread.run_sync(relay.wait) == 0, relay.log
+            assert time.monotonic() - began < limit_s, relay.log
+            assert relay.log.count('"event": "stopped"') == workers, relay.log
+            assert (await asked).status_code >= 500
+
+
+async def status_of(relay: RelayProcess, path: str) -> int:
+    async with httpx.AsyncClient(base_url=relay.base_url) as client:
+        return (await client.get(path)).status_code
 
 
 async def test_workers_share_one_port_and_any_of_them_answers_for_all(
