@@ -21,7 +21,7 @@ from relay.app import App
 from relay.arrivals import Arrivals
 from relay.errors import Unavailable
 from relay.http_edge import Bounds, HttpProtocol
-from relay.settings import Settings
+from relay.settings import Settings, SettingsError
 from relay.stopping import AT_ONCE, Stop
 
 log = logs.get(__name__)
@@ -83,9 +83,10 @@ async def _serve(
     stop: Stop,
 ) -> None:
     app = App(settings, demo=demo)
+    config = _uvicorn_config(settings, app)
+    _load(config, settings)
     try:
         if await stop.unless_told(app.start()):
-            config = _uvicorn_config(settings, app)
             server = Server(config, app, listening, settings.drain_notice, settings.head_timeout)
             stop.obeyed_by(lambda: server.obey(stop.word))
             await server.serve(sockets=[listener])
@@ -172,6 +173,17 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: they are heeded for longer than uvicorn runs."""
         yield
+
+
+def _load(config: uvicorn.Config, settings: Settings) -> None:
+    """Read the certificate, where there is one; raises ``SettingsError``."""
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(
+            f"RELAY_TLS_CERT={settings.tls_cert!r} and RELAY_TLS_KEY={settings.tls_key!r} cannot "
+            f"be used: they must be a certificate chain and its key, in PEM: {error}"
+        ) from None
 
 
 def _uvicorn_config(settings: Settings, app: App) -> uvicorn.Config:

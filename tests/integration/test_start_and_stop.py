@@ -8,10 +8,12 @@ import re
 import signal
 import socket
 import time
+from pathlib import Path
 
 import anyio
 import httpx
 import pytest
+import trustme
 
 from tests.integration.doors import event_path, post
 from tests.integration.test_hooks import set_hooks, to
@@ -50,6 +52,24 @@ def test_a_setting_that_is_none_is_named_and_the_exit_code_is_2() -> None:
 
 def test_without_a_secret_it_does_not_serve() -> None:
     assert "RELAY_API_SECRET" in complaint(RelayProcess(api_secret=""), 2)
+
+
+@pytest.mark.parametrize("bad", ["cert", "key"])
+def test_a_certificate_that_is_none_is_told_in_one_line(tmp_path: Path, bad: str) -> None:
+    certificate = trustme.CA().issue_cert("relay.example")
+    files = {"cert": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
+    certificate.cert_chain_pems[0].write_to_path(files["cert"])
+    certificate.private_key_pem.write_to_path(files["key"])
+    files[bad].write_text("no PEM")
+    relay = RelayProcess(tls_cert=files["cert"], tls_key=files["key"])
+    assert f"RELAY_TLS_{bad.upper()}='{files[bad]}'" in complaint(relay, 2)
+
+
+def test_a_time_that_the_kernel_cannot_count_is_told_in_one_line() -> None:
+    relay = RelayProcess(slow_timeout=3_000_000)
+    assert "RELAY_SLOW_TIMEOUT must be at most 2000000 seconds" in complaint(relay, 2)
+    with RelayProcess(slow_timeout=2_000_000):
+        pass
 
 
 def test_the_embedded_broker_does_not_share_its_port() -> None:
