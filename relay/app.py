@@ -28,12 +28,16 @@ from relay.ingress import webhooks
 from relay.participants import Participants
 from relay.registry import Registry
 from relay.settings import Settings
-from relay.tasks import Tasks
+from relay.tasks import Tasks, together
 
 if TYPE_CHECKING:
     from relay.ingress import IngestDoor, Source, SqsDoor
 
 READY_EVERY_S: Final = 1.0
+GOODBYES_S: Final = 2.0
+"""How long everything together may take to tell Redis that it goes. Whoever stops a relay counts on
+5 s beside its own limits, of which leaving the port takes half a one, and deliveries are recorded
+for 2 s at most meanwhile."""
 API_MAX_BYTES: Final = 1_048_576
 """Size of an API request's body; more where ``custom`` may be long and escaped."""
 
@@ -119,17 +123,16 @@ class App:
         self.sockets.dismiss()
 
     async def aclose(self) -> None:
-        """End everything that ``start`` began."""
+        """End everything that ``start`` began; a Redis that does not answer is not waited for."""
         await self._tasks.aclose()
-        if self._queue is not None:
-            await self._queue.aclose()
-        if self._ingest is not None:
-            await self._ingest.aclose()
-        await self._participants.aclose()
-        await self.sockets.aclose()
+        hanging_up = asyncio.get_running_loop().call_later(GOODBYES_S, self._broker.hang_up)
+        doors = (door for door in (self._queue, self._ingest) if door is not None)
+        edges = (*doors, self._participants, self.sockets, self._dispatcher)
+        # What each has to say to Redis has nothing to do with what the others say.
+        await together([edge.aclose() for edge in edges])
         await self._hub.aclose()
-        await self._dispatcher.aclose()
         await self._broker.aclose()
+        hanging_up.cancel()
 
     # -- wiring -----------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Structured logs: a fixed phrase, facts as fields, never a payload, token or secret.
 
 INFO for the life cycle, WARNING for a peer's fault an operator may care about, ERROR when someone
-must act. The one home of ``structlog``; what uvicorn and websockets log takes the same way out.
+must act. The one home of ``structlog``; what libraries warn of takes the same way out.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def configure(level: str = "info", style: str = "text") -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # These two narrate every socket and request; their errors still come through.
-    for name in ("uvicorn.error", "websockets.server"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # Below WARNING libraries narrate: session tokens, headers, payloads and all.
+    chosen = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(handlers=[handler], level=max(chosen, logging.WARNING), force=True)
+    logging.getLogger("relay").setLevel(chosen)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -9,9 +9,10 @@ import asyncio
 import gc
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import uvicorn
 
@@ -20,7 +21,8 @@ from relay.app import App
 from relay.arrivals import Arrivals
 from relay.errors import Unavailable
 from relay.http_edge import Bounds, HttpProtocol
-from relay.settings import Settings
+from relay.settings import Settings, SettingsError
+from relay.stopping import AT_ONCE, Stop
 
 log = logs.get(__name__)
 
@@ -42,8 +44,13 @@ def run(settings: Settings, demo: bool = False) -> int:
     return serve(settings, demo, lambda port: announce(settings, port, demo))
 
 
-def serve(settings: Settings, demo: bool, listening: Callable[[int], None]) -> int:
-    """Serve in this process; ``listening`` gets the port once it does."""
+def serve(
+    settings: Settings, demo: bool, listening: Callable[[int], None], stop: Stop | None = None
+) -> int:
+    """Serve in this process until ``stop`` ends it; ``listening`` gets the port once it does."""
+    if stop is None:
+        stop = Stop()
+        stop.heed_signals()
     try:
         listener = listen(settings)
     except OSError as error:
@@ -51,7 +58,7 @@ def serve(settings: Settings, demo: bool, listening: Callable[[int], None]) -> i
         return 1
     with listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(_serve(settings, demo, listener, listening))
+            runner.run(_serve(settings, demo, listener, listening, stop))
         except Unavailable as error:
             complain(error.message)
             return 1
@@ -69,14 +76,20 @@ def listen(settings: Settings) -> socket.socket:
 
 
 async def _serve(
-    settings: Settings, demo: bool, listener: socket.socket, listening: Callable[[int], None]
+    settings: Settings,
+    demo: bool,
+    listener: socket.socket,
+    listening: Callable[[int], None],
+    stop: Stop,
 ) -> None:
     app = App(settings, demo=demo)
+    config = _uvicorn_config(settings, app)
+    _load(config, settings)
     try:
-        await app.start()
-        config = _uvicorn_config(settings, app)
-        server = Server(config, app, listening, settings.drain_notice, settings.head_timeout)
-        await server.serve(sockets=[listener])
+        if await stop.unless_told(app.start()):
+            server = Server(config, app, listening, settings.drain_notice, settings.head_timeout)
+            stop.obeyed_by(lambda: server.obey(stop.word))
+            await server.serve(sockets=[listener])
     finally:
         await app.aclose()
     log.info("stopped")
@@ -151,10 +164,26 @@ class Server(uvicorn.Server):
         log.info("left the port")
         await self._app.drain()
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop on a signal, at once on a second one; the exit code is then 0, not the signal's."""
-        self.force_exit = self.should_exit
+    def obey(self, word: int) -> None:
+        """Stop, by a word of ``stopping``: after a drain, or at once."""
+        self.force_exit = word >= AT_ONCE
         self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: they are heeded for longer than uvicorn runs."""
+        yield
+
+
+def _load(config: uvicorn.Config, settings: Settings) -> None:
+    """Read the certificate, where there is one; raises ``SettingsError``."""
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(
+            f"RELAY_TLS_CERT={settings.tls_cert!r} and RELAY_TLS_KEY={settings.tls_key!r} cannot "
+            f"be used: they must be a certificate chain and its key, in PEM: {error}"
+        ) from None
 
 
 def _uvicorn_config(settings: Settings, app: App) -> uvicorn.Config:

@@ -302,6 +302,9 @@ def _check_queue(settings: Settings) -> None:
         )
 
 
+SLOW_TIMEOUT_MOST_S: Final = 2_000_000
+"""The kernel is told it in milliseconds, and a little more, as an int of C."""
+
 _ZERO_MEANS_OFF: Final = (
     "port", "custom_max_bytes", "command_rate", "http_rate", "user_connections", "redis_replicas",
     "drain_notice", "http_connections",
@@ -317,6 +320,8 @@ def _check_ranges(settings: Settings) -> None:
             raise SettingsError(f"{env_name(field)}={value} must be a number")
         if value < 0 or (value == 0 and field not in _ZERO_MEANS_OFF):
             raise SettingsError(f"{env_name(field)}={value} must be above 0")
+    if settings.slow_timeout > SLOW_TIMEOUT_MOST_S:
+        raise SettingsError(f"RELAY_SLOW_TIMEOUT must be at most {SLOW_TIMEOUT_MOST_S} seconds")
     if settings.port > 65535:
         raise SettingsError(f"RELAY_PORT={settings.port} must be a port, 0 to 65535")
     if settings.log_level not in ("debug", "info", "warning", "error"):

@@ -12,8 +12,9 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from random import Random
@@ -25,6 +26,7 @@ import msgspec
 from relay import logs, metrics, server
 from relay.retry import backoff
 from relay.settings import Settings, SettingsError
+from relay.stopping import AT_ONCE, DRAIN, SIGNALS, Stop
 
 log = logs.get(__name__)
 
@@ -37,11 +39,14 @@ _SPAWN: Final = get_context("spawn")
 class _Worker:
     """A worker process; ``ready`` delivers its port once it listens and breaks when it ends.
 
-    ``restart_at`` is when another takes the place of one that died; all times are monotonic.
+    ``orders`` takes words of ``stopping``; the worker drains when it breaks, since nobody else
+    would ever stop it. ``restart_at`` is when another takes the place of one that died; all times
+    are monotonic.
     """
 
     process: SpawnProcess
     ready: Connection
+    orders: Connection
     started: float
     restart_at: float | None = None
 
@@ -70,13 +75,15 @@ class _Supervisor:
         self._folder = folder
         self._random = Random()  # noqa: S311 - jitter, not secrets
         self._failures = 0
-        self._stopping = False
+        self._word = 0
         self._workers: list[_Worker] = []
 
     def run(self) -> int:
         """Start the workers, look after them until a signal comes, and stop them."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+        # It is started with the first worker otherwise, and that lets signals through.
+        resource_tracker.ensure_running()
         self._workers = [self._start() for _ in range(self._settings.workers)]
         started = all(self._is_ready(worker) for worker in self._workers)
         if started:
@@ -86,15 +93,26 @@ class _Supervisor:
         self._end()
         return 0 if started or self._stopping else 1
 
-    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
-        self._stopping = True
+    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        self._word = DRAIN if self._word == 0 else AT_ONCE
+
+    @property
+    def _stopping(self) -> bool:
+        return self._word != 0
 
     def _start(self) -> _Worker:
         ready, told = _SPAWN.Pipe(duplex=False)
-        process = _SPAWN.Process(target=_work, args=(self._settings, self._demo, told))
-        process.start()
+        ordered, orders = _SPAWN.Pipe(duplex=False)
+        process = _SPAWN.Process(target=_work, args=(self._settings, self._demo, told, ordered))
+        # The worker inherits the mask and takes signals once it knows what to do with them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         told.close()
-        return _Worker(process, ready, time.monotonic())
+        ordered.close()
+        return _Worker(process, ready, orders, time.monotonic())
 
     def _is_ready(self, worker: _Worker) -> bool:
         """Wait until a worker listens; False when it ended instead, having said why."""
@@ -127,41 +145,57 @@ class _Supervisor:
         worker.restart_at = now + backoff(self._failures, self._random, longest_s=10.0)
 
     def _end(self) -> None:
-        for worker in self._workers:
-            worker.process.terminate()
+        """Pass on what this process is told, until all have ended; kill who is left then."""
         # The sockets have one drain_timeout, requests under way another.
         patience_s = self._settings.drain_notice + 2 * self._settings.drain_timeout + 5.0
+        deadline, passed_on = time.monotonic() + patience_s, 0
+        while (living := self._living()) and time.monotonic() < deadline:
+            if passed_on < (word := max(DRAIN, self._word)):
+                self._order(living, word)
+                passed_on = word
+            connection.wait([worker.process.sentinel for worker in living], POLL_S)
         for worker in self._workers:
-            worker.process.join(patience_s)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+            worker.process.kill()
+            worker.process.join()
             self._bury(worker)
+
+    def _living(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.process.is_alive()]
+
+    def _order(self, workers: list[_Worker], word: int) -> None:
+        for worker in workers:
+            with suppress(OSError):  # it has just ended
+                worker.orders.send(word)
 
     def _bury(self, worker: _Worker) -> None:
         worker.ready.close()
+        worker.orders.close()
         metrics.forget_process(worker.process.pid or 0, self._folder)
 
 
-def _work(settings: Settings, demo: bool, told: Connection) -> None:
+def _work(settings: Settings, demo: bool, told: Connection, orders: Connection) -> None:
     """Run one worker; the exit code tells the supervisor how it went."""
+    stop = Stop(supervised=True)
+    stop.heed_signals()
     logs.configure(settings.log_level, settings.log_format)
 
     def tell(port: int) -> None:
         told.send(port)
         told.close()
 
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    threading.Thread(target=_take_orders, args=(orders, stop), daemon=True).start()
     try:
-        code = server.serve(settings, demo, listening=tell)
+        code = server.serve(settings, demo, tell, stop)
     except SettingsError as error:
         server.complain(str(error))
         code = 1
     sys.exit(code)
 
 
-def _stop_with_parent() -> None:
-    """Stop this worker when its supervisor was killed: nobody else would ever stop it."""
-    if (supervisor := parent_process()) is not None:
-        connection.wait([supervisor.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+def _take_orders(orders: Connection, stop: Stop) -> None:
+    """Pass on what the supervisor says, and stop this worker when the supervisor was killed."""
+    try:
+        while True:
+            stop.tell(orders.recv())
+    except (EOFError, OSError):
+        stop.tell(DRAIN)

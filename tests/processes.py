@@ -34,10 +34,12 @@ class RelayProcess:
     """One ``relay serve`` (or ``demo``) with settings by their names, e.g. ``workers=2``.
 
     It listens on a free port of 127.0.0.1 and knows the API key ``API_KEY`` unless told otherwise.
-    ``module`` is what Python runs, with the command as its argument.
+    ``module`` is what Python runs, with the command as its argument; ``own_group`` is whether
+    ``signal_group`` may be used, which would reach the tests too otherwise.
     """
 
     module = "relay"
+    own_group = False
 
     def __init__(self, command: str = "serve", **settings: object) -> None:
         self._command = command
@@ -66,6 +68,7 @@ class RelayProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=self.own_group,
         )
         for stream in (self._process.stdout, self._process.stderr):
             assert stream is not None
@@ -104,6 +107,11 @@ class RelayProcess:
     def terminate(self) -> None:
         """Ask it to stop."""
         self._process.send_signal(signal.SIGTERM)
+
+    def signal_group(self, number: int) -> None:
+        """Signal it and all that it has started, as Ctrl-C and systemd do."""
+        assert self.own_group
+        os.killpg(self.pid, number)
 
     def freeze(self) -> None:
         """Let it stand still: its sockets stay open and it answers nothing."""

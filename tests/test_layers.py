@@ -16,7 +16,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 
 LAYERS: Final = (
-    {"errors", "logs", "metrics", "ports"},
+    {"errors", "logs", "metrics", "ports", "stopping"},
     {
         "wire",
         "events",

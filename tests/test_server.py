@@ -19,6 +19,7 @@ from relay.app import App
 from relay.ports import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from relay.server import Server, base_url, listen
 from relay.settings import Settings
+from relay.stopping import AT_ONCE, DRAIN, SIGNALS
 
 pytestmark = pytest.mark.anyio
 
@@ -27,12 +28,14 @@ REDIS = Settings(port=0, redis_url="redis://127.0.0.1:1")
 
 
 @pytest.fixture(autouse=True)
-def _collector() -> Iterator[None]:
-    """Give the garbage collector back as it was: a server tunes it for its own life."""
-    before = gc.get_threshold()
+def _process() -> Iterator[None]:
+    """Give the garbage collector and the signals back: a server keeps both for its own life."""
+    before, handlers = gc.get_threshold(), {number: signal.getsignal(number) for number in SIGNALS}
     yield
     gc.unfreeze()
     gc.set_threshold(*before)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def on_port(settings: Settings, port: int) -> Settings:
@@ -179,11 +182,11 @@ async def test_the_sockets_are_drained_before_the_rest_ends() -> None:
 async def test_a_second_signal_ends_the_drain() -> None:
     app = Draining()
     server_, listener = await started(app)
-    server_.handle_exit(signal.SIGTERM, None)
+    server_.obey(DRAIN)
     assert (server_.should_exit, server_.force_exit) == (True, False)
     stopping = asyncio.create_task(server_.shutdown([listener]))
     await app.began.wait()
-    server_.handle_exit(signal.SIGTERM, None)
+    server_.obey(AT_ONCE)
     await asyncio.wait_for(stopping, 5)
     assert app.was_cancelled
 

@@ -7,13 +7,16 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
 from tests.processes import RelayProcess
 from tests.redis_server import RedisServer, redis_server, running
+from tests.relay_client import Client, connected
 
 __all__ = ["redis_server"]
 
@@ -125,6 +128,79 @@ def test_workers_do_not_outlive_their_supervisor(relay: RelayProcess) -> None:
     workers = workers_of(relay)
     os.kill(relay.pid, signal.SIGKILL)
     eventually(lambda: not any(command_of(pid) for pid in workers), "the end of the workers")
+
+
+class Grouped(RelayProcess):
+    own_group = True
+
+
+@pytest.fixture
+def grouped(redis_server: RedisServer) -> Iterator[Grouped]:
+    settings = {"redis_url": redis_server.url, "redis_prefix": "grouped:", "workers": 2}
+    with Grouped(**settings) as process:
+        yield process
+
+
+async def drains(john: Client) -> None:
+    await john.until(lambda frame: frame["type"] == "connection.draining")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_one_signal_to_the_whole_group_is_one_signal(number: int, grouped: Grouped) -> None:
+    """Ctrl-C and systemd reach the workers too; the supervisor's word is then no second one."""
+    async with connected(grouped, "john") as john:
+        await john.watch("default:group")
+        grouped.signal_group(number)
+        await drains(john)
+        assert await john.until_closed() == 1012
+    assert await anyio.to_thread.run_sync(grouped.wait) == 0, grouped.log
+    assert "Traceback" not in grouped.log
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("whole_group", [False, True])
+async def test_two_signals_end_the_drain_of_the_workers(
+    whole_group: bool, redis_server: RedisServer
+) -> None:
+    settings = {"redis_url": redis_server.url, "redis_prefix": "twice:", "workers": 2}
+    with Grouped(**settings, drain_timeout=60) as relay:
+        signalled = relay.signal_group if whole_group else partial(os.kill, relay.pid)
+        async with connected(relay, "john") as john:
+            signalled(signal.SIGTERM)
+            await drains(john)
+            signalled(signal.SIGTERM)
+            assert await john.until_closed() == 1001
+        began = time.monotonic()
+        assert await anyio.to_thread.run_sync(relay.wait) == 0, relay.log
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_told_alone_drains_and_is_replaced(grouped: Grouped) -> None:
+    async with connected(grouped, "john") as john:
+        before = workers_of(grouped)
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+        await drains(john)
+        assert await john.until_closed() == 1012
+    await anyio.to_thread.run_sync(
+        grouped.wait_for, lambda: grouped.log.count('"event": "listening"') == 4, 20, "whole again"
+    )
+    assert not before & workers_of(grouped)
+    grouped.signal_group(signal.SIGTERM)
+    assert await anyio.to_thread.run_sync(grouped.wait) == 0, grouped.log
+
+
+def test_a_signal_to_the_group_while_workers_start_ends_them_quietly(
+    redis_server: RedisServer,
+) -> None:
+    relay = Grouped(redis_url=redis_server.url, redis_prefix="early:", workers=2)
+    relay.spawn()
+    eventually(lambda: bool(command_of(relay.pid)) and bool(workers_of(relay)), "a worker")
+    relay.signal_group(signal.SIGINT)
+    assert relay.wait() == 0, relay.log
+    assert "Traceback" not in relay.log
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(redis_server: RedisServer) -> None:

@@ -26,6 +26,7 @@ WRITE_BYTES: Final = 65_536
 """Joined into one write; what the socket does not take then waits here, where it can expire."""
 
 COMPLAIN_S: Final = 1.0
+REPLICAS_SHARE: Final = 0.5
 
 _NOT_NOW: Final = ("NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "BUSY ", "UNBLOCKED")
 """Replies by which nothing was done, and which another connection may well not get."""
@@ -43,6 +44,11 @@ class Replicas(NamedTuple):
 
     wanted: int
     timeout_s: float
+
+    @classmethod
+    def of_each(cls, wanted: int, sender_s: float) -> Replicas | None:
+        """Return what each write waits for; less long than its sender does."""
+        return cls(wanted, sender_s * REPLICAS_SHARE) if wanted else None
 
 
 class Marker(Enum):

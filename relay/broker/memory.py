@@ -115,6 +115,9 @@ class MemoryBroker:
         """Begin to hand over; ``live`` is never called, there is no channel for outsiders."""
         self._listener = listener
 
+    def hang_up(self) -> None:
+        """Do nothing: nobody waits here."""
+
     async def aclose(self) -> None:
         """Stop handing over."""
         await self._desk.aclose()

@@ -56,7 +56,6 @@ CONNECTIONS_LIFE_S: Final = 86_400.0
 """How long numbers of sockets are kept of a user whose sockets neither come nor go."""
 NO_EVICTION: Final = "noeviction"
 MEMORY_CHECK_S: Final = 30.0
-REPLICAS_SHARE: Final = 0.5
 """Of the time that a publish may take: so much of it may be spent on waiting for replicas."""
 COMMAND_BOUND: Final = 10_000
 """Requests that may wait on the command connection."""
@@ -113,7 +112,7 @@ class RedisBroker:
                 [self._publish_script],
                 timeout_s=limits.publish_timeout_s,
                 bound=limits.publish_queue,
-                replicas=_replicas(limits),
+                replicas=Replicas.of_each(limits.replicas, limits.publish_timeout_s),
             )
         )
         self.commands = self.requests("command", _COMMAND_SCRIPTS, bound=COMMAND_BOUND)
@@ -165,6 +164,7 @@ class RedisBroker:
             await self._beat()
             self._beat_is_due.clear()
         except BaseException:
+            self.hang_up()
             await self.aclose()
             raise
         self._canaries.start()
@@ -177,6 +177,11 @@ class RedisBroker:
             self.keyspace.everybody: self._messages.take,
             self.keyspace.inbox(self._node): self._messages.take,
         }
+
+    def hang_up(self) -> None:
+        """Wait for no answer any more."""
+        self._publishing.hang_up()
+        self.commands.hang_up()
 
     async def aclose(self) -> None:
         """Disconnect; the other processes learn at once that this one is gone."""
@@ -484,13 +489,6 @@ def _roster(text: bytes) -> Roster | None:
     except (RelayError, msgspec.ValidationError):
         metrics.ROSTERS_UNREAD.inc()
         return None
-
-
-def _replicas(limits: Limits) -> Replicas | None:
-    """Return what each publish waits for; less long than its sender does."""
-    if not limits.replicas:
-        return None
-    return Replicas(limits.replicas, limits.publish_timeout_s * REPLICAS_SHARE)
 
 
 def _read_epochs(text: bytes) -> tuple[Epoch, ...]:

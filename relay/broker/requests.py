@@ -133,6 +133,11 @@ class Commands:
         """Disconnect; whoever still waits gets ``Unavailable``."""
         self._closed = True
         await self._carrier.aclose()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Wait for no answer any more: ``Unavailable`` for whoever does, and whoever will."""
+        self._closed = True
         if self._expiry is not None:
             self._expiry.cancel()
         for request in self._waiting:

@@ -72,6 +72,7 @@ class Dispatcher:
         self._reads = 0
         self._is_fresh = False
         self._is_closing = False
+        self._has_left = False
         self._tasks = Tasks("dispatcher")
 
     # -- coming and going -----------------------------------------------------------------------
@@ -83,13 +84,12 @@ class Dispatcher:
         self._tasks.spawn(self._round())
 
     async def drain(self, limit_s: float) -> None:
-        """Begin nothing more, finish what is under way, and give the partitions back."""
+        """Begin nothing more, finish what is under way, and give the partitions back, in time."""
         self._is_closing = True
-        await self._say_goodbye()
+        goodbye = self._tasks.spawn(self._say_goodbye())
         self._leave(list(self._partitions.values()))
         log.info("deliveries are handed over", partitions=len(self._handing_over))
-        if self._handing_over:
-            await asyncio.wait(self._handing_over, timeout=limit_s)
+        await asyncio.wait([goodbye, *self._handing_over], timeout=limit_s)
 
     async def aclose(self) -> None:
         """End everything at once. What was under way will be repeated, under the same id."""
@@ -104,7 +104,10 @@ class Dispatcher:
         await self.outbox.aclose()
 
     async def _say_goodbye(self) -> None:
-        """Let the others share out anew, at their next look around."""
+        """Let the others share out anew, at their next look around; once is enough."""
+        if self._has_left:
+            return
+        self._has_left = True
         try:
             await self.outbox.leave()
         except Unavailable as error:

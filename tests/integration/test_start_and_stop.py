@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
+import socket
 import time
+from pathlib import Path
 
 import anyio
 import httpx
 import pytest
+import trustme
 
 from tests.integration.doors import event_path, post
+from tests.integration.test_hooks import set_hooks, to
 from tests.processes import RelayProcess
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer, free_port, running
 from tests.relay_client import connected, opened
 
 pytestmark = pytest.mark.anyio
@@ -49,9 +54,46 @@ def test_without_a_secret_it_does_not_serve() -> None:
     assert "RELAY_API_SECRET" in complaint(RelayProcess(api_secret=""), 2)
 
 
+@pytest.mark.parametrize("bad", ["cert", "key"])
+def test_a_certificate_that_is_none_is_told_in_one_line(tmp_path: Path, bad: str) -> None:
+    certificate = trustme.CA().issue_cert("relay.example")
+    files = {"cert": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
+    certificate.cert_chain_pems[0].write_to_path(files["cert"])
+    certificate.private_key_pem.write_to_path(files["key"])
+    files[bad].write_text("no PEM")
+    relay = RelayProcess(tls_cert=files["cert"], tls_key=files["key"])
+    assert f"RELAY_TLS_{bad.upper()}='{files[bad]}'" in complaint(relay, 2)
+
+
+def test_a_time_that_the_kernel_cannot_count_is_told_in_one_line() -> None:
+    relay = RelayProcess(slow_timeout=3_000_000)
+    assert "RELAY_SLOW_TIMEOUT must be at most 2000000 seconds" in complaint(relay, 2)
+    with RelayProcess(slow_timeout=2_000_000):
+        pass
+
+
 def test_the_embedded_broker_does_not_share_its_port() -> None:
     with RelayProcess() as relay:
         assert str(relay.port) in complaint(RelayProcess(port=relay.port), 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_while_it_waits_for_a_silent_redis_ends_the_start(
+    number: int, workers: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        relay = RelayProcess(redis_url=url, workers=workers, publish_timeout=60)
+        relay.spawn()
+        with silent.accept()[0]:
+            began = time.monotonic()
+            os.kill(relay.pid, number)
+            assert relay.wait() == 0, relay.log
+            assert time.monotonic() - began < 3
+    assert "Traceback" not in relay.log
+    assert '"event": "stopped"' in relay.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -109,6 +151,36 @@ async def test_a_client_that_does_not_answer_the_close_does_not_hold_up_the_stop
             assert await anyio.to_thread.run_sync(relay.wait) == 0, relay.log
             assert time.monotonic() - began < 5
             john.socket.transport.resume_reading()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_redis_that_is_frozen_does_not_hold_up_the_stop(workers: int) -> None:
+    """Everybody who has something to say to Redis then: sockets, seats, deliveries, an answer."""
+    limit_s = 0 + 2 * 1 + 5  # as docs/operations.md has it, for RELAY_DRAIN_TIMEOUT=1
+    settings = {"publish_timeout": 30, "drain_timeout": 1, "hook_allow": "127.0.0.0/8"}
+    with running() as redis:
+        relay = RelayProcess(redis_url=redis.url, workers=workers, **settings).start()
+        await set_hooks(relay, to(f"http://127.0.0.1:{free_port()}/"))
+        async with connected(relay, "john") as john:
+            for n in range(20):
+                await john.watch(f"default:frozen-{n}")
+                await john.send(f"default:frozen-{n}", {"n": n})
+            redis.freeze()
+            body = {"custom": {"n": 1}, "user_id": "jane"}
+            asked = asyncio.create_task(post(relay, event_path("default:frozen-0"), body))
+            while await status_of(relay, "/readyz") == 200:
+                await anyio.sleep(0.05)
+            began = time.monotonic()
+            relay.terminate()
+            assert await anyio.to_thread.run_sync(relay.wait) == 0, relay.log
+            assert time.monotonic() - began < limit_s, relay.log
+            assert relay.log.count('"event": "stopped"') == workers, relay.log
+            assert (await asked).status_code >= 500
+
+
+async def status_of(relay: RelayProcess, path: str) -> int:
+    async with httpx.AsyncClient(base_url=relay.base_url) as client:
+        return (await client.get(path)).status_code
 
 
 async def test_workers_share_one_port_and_any_of_them_answers_for_all(
