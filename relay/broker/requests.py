@@ -190,6 +190,11 @@ class Commands:
             loop = asyncio.get_running_loop()
             self._expiry = loop.call_at(request.deadline, self._expire)
 
+    def _too_late(self, request: Request) -> str:
+        late = f"Redis did not answer within {self._timeout_s:g} s"
+        why = None if request.link is None else request.link.hindrance
+        return late if why is None else f"{late}: {why}"
+
     def _expire(self) -> None:
         """Fail the requests that have waited too long, and look again when the next one will."""
         loop = asyncio.get_running_loop()
@@ -200,7 +205,7 @@ class Commands:
             if not request.is_over:
                 if request.deadline > now:
                     break
-                request.fail(f"Redis did not answer within {self._timeout_s:g} s")
+                request.fail(self._too_late(request))
                 if request.link is not None and request.sent_at is not None:
                     unanswered[request.link] = request.sent_at
             self._waiting.popleft()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Final
 
 import anyio
@@ -69,15 +69,22 @@ class Clock:
 
 async def red(work: Storm, *hops: str) -> None:
     """Return once /readyz names these hops and no other one: within five seconds from now."""
+    await red_at(work.relays[0], *hops)
+
+
+async def red_at(
+    relay: RelayProcess, *hops: str, why: str = "", beside: Collection[str] = ()
+) -> None:
+    """Return once /readyz names these hops, and why; others may be red only ``beside`` them."""
     clock = Clock()
-    async with httpx.AsyncClient(base_url=work.relays[0].base_url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=relay.base_url, timeout=30) as client:
         while True:
             answer = await client.get("/readyz")
             said: Frame = answer.json()
             bad = {hop for hop, problem in said["checks"].items() if problem != "ok"}
-            assert bad <= set(hops), said
+            assert bad <= {*hops, *beside}, said
             assert clock.passed_s < RED_WITHIN_S, said
-            if bad == set(hops):
+            if bad >= set(hops) and why in said.get("message", ""):
                 break
             await clock.pause()
     print(f"{hops}: red after {clock.passed_s:.2f} s, {clock.late_s:.2f} s of waiting left out")
@@ -163,6 +170,65 @@ async def test_a_user_who_may_publish_and_no_longer_subscribe(redis: RedisServer
         work.check()
 
 
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[RedisServer]:
+    """Return a server that another one may become a replica of."""
+    with running() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "why", "beside"),
+    [
+        pytest.param(
+            "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "out of memory", (), id="full"
+        ),
+        pytest.param(
+            "CONFIG SET min-replicas-to-write 1",
+            "CONFIG SET min-replicas-to-write 0",
+            "too few replicas",
+            (),
+            id="alone",
+        ),
+        # Reading a position begins an epoch, so the other connection meets it as well.
+        pytest.param(
+            "REPLICAOF 127.0.0.1 {port}",
+            "REPLICAOF NO ONE",
+            "read-only",
+            ("broker",),
+            id="read-only",
+        ),
+    ],
+)
+async def test_a_redis_that_answers_and_refuses_every_event(
+    redis: RedisServer,
+    elsewhere: RedisServer,
+    broken: str,
+    mended: str,
+    why: str,
+    beside: Collection[str],
+) -> None:
+    with (
+        redis.client() as server,
+        RelayProcess(redis_url=redis.url, drain_timeout=DRAIN_S) as relay,
+    ):
+        headers = {"authorization": relay.token(), "stream-auth-type": "jwt"}
+        async with httpx.AsyncClient(
+            base_url=relay.base_url, headers=headers, timeout=30
+        ) as client:
+            await send(client, CALLS[0], 1)
+            server.execute_command(*broken.format(port=elsewhere.port).split())
+            await red_at(relay, "publish", why=why, beside=beside)
+            assert (await post(client, CALLS[0], 2)).status_code == 503
+            server.execute_command(*mended.split())
+            async with asyncio.timeout(RED_WITHIN_S):
+                while (await client.get("/readyz")).status_code != 200:
+                    await asyncio.sleep(POLL_S)
+            await send(client, CALLS[0], 3)
+        relay.terminate()  # errors stand in its log, as they should
+        assert relay.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("connection", "hop"),
     [("subscribe", "subscription"), ("publish", "publish"), ("command", "broker")],
@@ -195,9 +261,13 @@ async def relay(proxy: Proxy) -> AsyncIterator[RelayProcess]:
 
 
 async def send(client: httpx.AsyncClient, cid: str, n: int) -> None:
-    body = {"custom": {"n": n}, "user_id": "jane"}
-    answer = await client.post(event_path(cid), params={"api_key": API_KEY}, json=body)
+    answer = await post(client, cid, n)
     assert answer.status_code == 201, answer.text
+
+
+async def post(client: httpx.AsyncClient, cid: str, n: int) -> httpx.Response:
+    body = {"custom": {"n": n}, "user_id": "jane"}
+    return await client.post(event_path(cid), params={"api_key": API_KEY}, json=body)
 
 
 async def within(limit_s: float, condition: Callable[[], bool], what: str) -> float:
