@@ -220,6 +220,7 @@ class Link:
         self._sent.append(request)
         request.sent_at = now
         request.link = self
+        request.homeless = False
         if request.slot is not None:
             self._in_flight[request.slot] += 1
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from relay.broker import Limits
+from relay.broker.keyspace import Keyspace
 from tests import ledger
 from tests.broker.proxy import Proxy, behind_proxies, proxied
 from tests.hardening.rig import CALLS, DRAIN_S, ROUNDS, Storm, numbers, storm
@@ -32,6 +33,7 @@ PRODUCTION_S: Final = Limits().publish_timeout_s
 RED_WITHIN_S: Final = 5.0
 HEALED_WITHIN_S: Final = 15.0
 """Less than a call has to be silent for to be looked at: what is missing then, healing found."""
+SERVED_AGAIN_WITHIN_S: Final = 2.0
 ARRIVED_WITHIN_S: Final = 10.0
 LOST_TAIL_S: Final = 30.0
 POLL_S: Final = 0.05
@@ -226,6 +228,46 @@ async def test_a_redis_that_answers_and_refuses_every_event(
                     await asyncio.sleep(POLL_S)
             await send(client, CALLS[0], 3)
         relay.terminate()  # errors stand in its log, as they should
+        assert relay.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("coverage", "first", "why"),
+    [
+        pytest.param("yes", 0, "no node of the cluster serves anything", id="nothing"),
+        pytest.param("no", 8192, "no server of the Cluster serves the slot", id="a half"),
+    ],
+)
+async def test_a_cluster_that_serves_not_all_calls(coverage: str, first: int, why: str) -> None:
+    """As after the restart of a node that has forgotten what it served."""
+    keys = Keyspace("relay:")
+    cid = next(
+        cid
+        for cid in (f"default:{n}" for n in range(100))
+        if keys.slot(keys.partition(cid)) >= first
+    )
+    with (
+        Cluster("--cluster-require-full-coverage", coverage, primaries=1) as cluster,
+        RelayProcess(redis_url=cluster.url, drain_timeout=DRAIN_S) as relay,
+    ):
+        [server] = cluster.servers
+        headers = {"authorization": relay.token(), "stream-auth-type": "jwt"}
+        async with httpx.AsyncClient(
+            base_url=relay.base_url, headers=headers, timeout=30
+        ) as client:
+            await send(client, cid, 1)
+            cluster.run(server, "CLUSTER", "DELSLOTSRANGE", first, 16383)
+            refused = asyncio.create_task(post(client, cid, 2))
+            await red_at(relay, "broker", "publish", why=why)
+            assert (await refused).status_code == 503
+            cluster.run(server, "CLUSTER", "ADDSLOTSRANGE", first, 16383)
+            async with asyncio.timeout(SERVED_AGAIN_WITHIN_S):
+                while (await post(client, cid, 3)).status_code != 201:
+                    await asyncio.sleep(POLL_S)
+            async with asyncio.timeout(RED_WITHIN_S):
+                while (await client.get("/readyz")).status_code != 200:
+                    await asyncio.sleep(POLL_S)
+        relay.terminate()
         assert relay.wait() == 0
 
 
