@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -57,6 +59,35 @@ def test_alerts_are_about_metrics_that_there_are() -> None:
     assert len(used) > 20
     assert [(name, label) for name, label in used if name not in known] == []
     assert [(name, label) for name, label in used if label and label not in known[name]] == []
+
+
+NO_ALARM = {
+    "draining": "the process is stopping",
+    "queue_unavailable": "of no request: /readyz warns of it",
+}
+"""Reasons of an ``Unavailable`` for which nobody has to be woken."""
+
+
+def unavailable_reasons() -> Iterator[str]:
+    """Return every ``reason`` that the source gives to an ``Unavailable``."""
+    yield Unavailable.reason
+    for path in (ROOT / "relay").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+                ("Unavailable", ".fail")
+            ):
+                for given in node.keywords:
+                    if given.arg == "reason" and isinstance(given.value, ast.Constant):
+                        yield str(given.value.value)
+
+
+def test_every_reason_to_refuse_what_is_no_sender_s_fault_has_an_alert() -> None:
+    reasons = set(unavailable_reasons())
+    assert {"unavailable", "redis_out_of_memory", "replicas_short"} <= reasons
+    alerts = " ".join(row[1] for row in rows("Alerts"))
+    matched = re.findall(r'relay_refused_total\{reason=~?"([^"]+)"', alerts)
+    missed = {r for r in reasons if not any(re.fullmatch(each, r) for each in matched)}
+    assert missed == NO_ALARM.keys()
 
 
 def test_each_promise_has_an_alert() -> None:

@@ -121,6 +121,7 @@ class ClusterLinks:
             if (link := self._links.get(address)) is not None and link.is_connected:
                 return address
         if not self._map.primaries:
+            self._map.refresh()
             raise Unavailable("no node of the cluster serves anything")
         return self._map.primaries[0]
 
@@ -191,6 +192,8 @@ class ClusterLinks:
         failures, target = 0, None
         while detour.waiting:
             target, asking = self._way(slot, detour)
+            for request in detour.waiting:
+                request.homeless = target is None
             if target is None or failures:
                 self._map.refresh()
                 await asyncio.sleep(self._pause(failures))

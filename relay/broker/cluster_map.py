@@ -1,7 +1,8 @@
 """Which primary of a Redis Cluster serves which slot, as its nodes tell.
 
-Asked anew when somebody noticed that it may have changed, again and again while somebody is not
-content with it, and now and then anyway. Those who follow it are told of every change.
+Asked anew when somebody noticed that it may have changed, again and again while it has holes or
+somebody is not content with it, and now and then anyway. Those who follow it are told of every
+change.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class ClusterMap:
 
     async def _keep(self) -> None:
         while True:
-            is_settled = all(follower.is_settled for follower in self._followers)
+            is_settled = self._is_whole() and all(each.is_settled for each in self._followers)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLED_S if is_settled else UNSETTLED_S):
                     await self._is_wanted.wait()
@@ -105,6 +106,9 @@ class ClusterMap:
             except Unavailable as error:
                 log.warning("no node of the cluster answers", reason=error.message)
             await asyncio.sleep(UNSETTLED_S / 4)
+
+    def _is_whole(self) -> bool:
+        return None not in self._owners
 
     async def _read(self) -> None:
         """Ask one node after the other until one answers."""

@@ -105,7 +105,7 @@ class Deployment(Protocol):
         ...
 
     def partitions(self) -> list[int]:
-        """Return one partition of each server, for a canary."""
+        """Return one partition of each server, for a canary, and one that no server has."""
         ...
 
 
@@ -223,12 +223,13 @@ class Cluster:
         return ClusterSubscriber(self._map, channels, subscriber)
 
     def partitions(self) -> list[int]:
-        """Return the first partition of each primary."""
-        found: dict[Address, int] = {}
+        """Return the first partition of each primary, and the first that none serves.
+
+        The canary of that one cannot fly: so it is told that some calls are served by nobody.
+        """
+        found: dict[Address | None, int] = {}
         for partition in range(self._keyspace.partitions):
-            owner = self._map.owner(self._keyspace.slot(partition))
-            if owner is not None:
-                found.setdefault(owner, partition)
+            found.setdefault(self._map.owner(self._keyspace.slot(partition)), partition)
         return list(found.values())
 
 

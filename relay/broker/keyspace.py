@@ -100,6 +100,13 @@ class Keyspace:
         cids = (f"{_CANARY}:{node}:{number}" for number in count())
         return next(cid for cid in cids if self.partition(cid) == partition)
 
+    def of_canary(self, cid: str) -> list[str]:
+        """Return the keys of the canary step, as scripts/canary.lua takes them.
+
+        All processes write one key in a partition.
+        """
+        return [self.channel(cid), f"{self._prefix}{{p{self.partition(cid)}}}:canary"]
+
     def slot(self, partition: int) -> int:
         """Return the slot of a Cluster that a partition lies in."""
         return key_slot(f"{self._prefix}{{p{partition}}}")

@@ -33,6 +33,18 @@ _NOT_NOW: Final = ("NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "BUSY ", "UN
 _ELSEWHERE: Final = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 """Replies of a Cluster by which nothing was done, and which concern one slot."""
 
+_MEANINGS: Final = {
+    "OOM": "Redis is out of memory",
+    "READONLY": "Redis is read-only",
+    "NOREPLICAS": "Redis has too few replicas",
+    "MISCONF": "Redis cannot write to its disk",
+    "LOADING": "Redis is still loading",
+    "MASTERDOWN": "Redis is a replica that has lost its primary",
+    "CLUSTERDOWN": "the Cluster is down, or no server of it serves the slot",
+    "NOPERM": "Redis does not give the relay's user the right to it",
+}
+"""What a reply means, by its first word, to whoever reads an answer or /readyz."""
+
 _ASKING: Final = pack(("ASKING",))
 
 Elsewhere = Callable[["Link", Request, str], None]
@@ -91,6 +103,7 @@ class Link:
         self._flush_is_due = False
         self._complained_at = -COMPLAIN_S
         self._server_id: tuple[str, str] | None = None
+        self._said = ""
         self._away_since: float | None = None
 
     @property
@@ -102,6 +115,11 @@ class Link:
     def load(self) -> int:
         """How many requests are here, also those that nobody waits for any more."""
         return len(self._queue) + len(self._sent) + len(self._unsafe)
+
+    @property
+    def hindrance(self) -> str | None:
+        """Return why the server runs nothing, None while it does, or does not say why."""
+        return _meaning(self._said)
 
     async def start(self) -> None:
         """Connect; raises ``Unavailable``."""
@@ -208,6 +226,7 @@ class Link:
         self._sent.append(request)
         request.sent_at = now
         request.link = self
+        request.homeless = False
         if request.slot is not None:
             self._in_flight[request.slot] += 1
 
@@ -228,6 +247,7 @@ class Link:
     def on_open(self, connection: Connection) -> None:
         """Send what waits."""
         self._server_id = connection.server_id
+        self._said = ""
         self._flush()
 
     def on_writable(self) -> None:
@@ -247,6 +267,7 @@ class Link:
             self._on_error(request, str(reply))
         else:
             self._away_since = None
+            self._said = ""
             self._land(request.slot)
             if self._replicas is not None:
                 request.outcome = reply
@@ -255,6 +276,7 @@ class Link:
                 request.reply.set_result(reply)
 
     def _on_error(self, request: Request, error: str) -> None:
+        self._said = error
         if error.startswith(_NOT_NOW):
             request.sent_at = None
             self._sent.appendleft(request)
@@ -292,8 +314,8 @@ class Link:
             self._complained_at = now
             log.error("redis refused a command", reason=reply)
         if reply.startswith("OOM"):
-            return Unavailable("Redis is out of memory", reason="redis_out_of_memory")
-        return Unavailable("Redis refused the command", reason="redis_refused")
+            return Unavailable(_MEANINGS["OOM"], reason="redis_out_of_memory")
+        return Unavailable(_meaning(reply) or "Redis refused the command", reason="redis_refused")
 
     def on_unreachable(self) -> None:
         """Fail what waits, once that has lasted: Redis is known to be away."""
@@ -305,6 +327,9 @@ class Link:
         """Take back what was sent and not answered, in order, to send it again."""
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
+        lost = "the connection to Redis was lost, the outcome is unknown"
+        if self.hindrance is not None:
+            lost = f"{lost}: {self.hindrance}"
         unanswered = [each for each in self._sent if not isinstance(each, Marker)]
         unanswered[:0] = self._unsafe
         self._sent.clear()
@@ -313,10 +338,15 @@ class Link:
             if request.reply.done():
                 continue
             if request.sent_at is not None and not request.repeatable:
-                request.fail("the connection to Redis was lost, the outcome is unknown")
+                request.fail(lost)
                 continue
             request.sent_at = None
             self._queue.appendleft(request)
         self._in_flight.clear()
         for slot in list(self._landings):
             self._tell_landed(slot)
+
+
+def _meaning(reply: str) -> str | None:
+    """Return what an error reply means, None for one that only says that something is wrong."""
+    return _MEANINGS.get(reply.partition(" ")[0])

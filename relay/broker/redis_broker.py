@@ -109,7 +109,7 @@ class RedisBroker:
         self._publishing = self._deployment.commands(
             Wanted(
                 "publish",
-                [self._publish_script],
+                [self._publish_script, scripts.CANARY],
                 timeout_s=limits.publish_timeout_s,
                 bound=limits.publish_queue,
                 replicas=Replicas.of_each(limits.replicas, limits.publish_timeout_s),
@@ -417,8 +417,8 @@ class RedisBroker:
         return [self.keyspace.canary(self._node, each) for each in self._deployment.partitions()]
 
     async def _publish_canary(self, cid: str, token: bytes) -> None:
-        channel = self.keyspace.channel(cid)
-        await self._publishing.request("SPUBLISH", channel, CANARY_HEADER + token, repeatable=False)
+        keys, message = self.keyspace.of_canary(cid), CANARY_HEADER + token
+        await self._publishing.run(scripts.CANARY, keys, message, repeatable=False)
 
     async def _ping(self, cid: str) -> None:
         slot = self.keyspace.slot(self.keyspace.partition(cid))

@@ -29,12 +29,13 @@ class Request:
     ``slot`` is that of its first key; ``number`` says which of two was given first; ``repeatable``
     that running it twice does what running it once does; ``asking`` that a Cluster's node must be
     told that the slot is on its way to it; ``link`` and ``sent_at`` (loop time) to whom and when it
-    was sent, ``sent_at`` None while it certainly has not happened.
+    was sent, ``sent_at`` None while it certainly has not happened; ``homeless`` that no server is
+    known to which it could be sent.
     """
 
     __slots__ = (
-        "asking", "command", "deadline", "link", "number", "outcome", "repeatable", "reply",
-        "sent_at", "slot",
+        "asking", "command", "deadline", "homeless", "link", "number", "outcome", "repeatable",
+        "reply", "sent_at", "slot",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +54,7 @@ class Request:
         self.slot = slot
         self.number = next(_numbers)
         self.asking = False
+        self.homeless = False
         self.outcome: Any = None  # while replicas are waited for
         self.sent_at: float | None = None
         self.link: Link | None = None
@@ -195,6 +197,13 @@ class Commands:
             loop = asyncio.get_running_loop()
             self._expiry = loop.call_at(request.deadline, self._expire)
 
+    def _too_late(self, request: Request) -> str:
+        late = f"Redis did not answer within {self._timeout_s:g} s"
+        if request.homeless:
+            return f"{late}: no server of the Cluster serves the slot"
+        why = None if request.link is None else request.link.hindrance
+        return late if why is None else f"{late}: {why}"
+
     def _expire(self) -> None:
         """Fail the requests that have waited too long, and look again when the next one will."""
         loop = asyncio.get_running_loop()
@@ -205,7 +214,7 @@ class Commands:
             if not request.is_over:
                 if request.deadline > now:
                     break
-                request.fail(f"Redis did not answer within {self._timeout_s:g} s")
+                request.fail(self._too_late(request))
                 if request.link is not None and request.sent_at is not None:
                     unanswered[request.link] = request.sent_at
             self._waiting.popleft()

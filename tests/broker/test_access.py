@@ -45,6 +45,7 @@ async def works(url: str, server: RedisServer | Watched | Cluster) -> None:
         await box.aclose()
         await RedisStore(broker).save_user("ann", Profile(name="Ann"), 1)
         await broker._ping(CID)
+        await broker._publish_canary(broker.keyspace.canary(broker.node, 0), b"1")
         assert await broker._memory_policy(0) == "noeviction"
 
 

@@ -13,7 +13,7 @@ from relay import metrics
 from relay.broker import Limits, Roster
 from relay.broker.canary import EVERY_S, Canaries
 from relay.broker.cluster_links import ClusterLinks
-from relay.broker.cluster_map import ClusterMap
+from relay.broker.cluster_map import SETTLED_S, ClusterMap
 from relay.broker.keeper import Keeper
 from relay.broker.link import Elsewhere, Link
 from relay.broker.redis import RedisBroker
@@ -202,11 +202,11 @@ async def test_canaries_are_sent_whatever_goes_wrong(capsys: pytest.CaptureFixtu
 # -- a Cluster, sentinels -------------------------------------------------------------------------
 
 
-def slots(address: Address) -> bytes:
-    """Answer that a server serves everything."""
+def slots(address: Address, last: int = 16383) -> bytes:
+    """Answer that a server serves everything, or everything up to a slot."""
     host = address.host.encode()
-    return b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n" % (
-        len(host), host, address.port,
+    return b"*1\r\n*3\r\n:0\r\n:%d\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n" % (
+        last, len(host), host, address.port,
     )  # fmt: skip
 
 
@@ -232,6 +232,23 @@ async def test_the_map_of_a_cluster_is_read_whatever_its_followers_do() -> None:
         cluster.follow(follower)
         follower.bugs.left = 2
         await until(lambda: follower.maps >= 2, "it is read again")
+        await cluster.aclose()
+
+
+async def test_a_map_with_holes_is_read_again_soon() -> None:
+    holes = iter([b"*0\r\n", None])
+
+    def answer(command: list[bytes]) -> bytes:
+        return next(holes, slots(address)) or slots(address, 16382)
+
+    async with faking(answer) as fake:
+        address = Address.parse(fake.url)
+        cluster = ClusterMap([address])
+        await cluster.start()
+        assert cluster.primaries == ()
+        async with asyncio.timeout(SETTLED_S / 10):
+            await until(lambda: cluster.owner(16383), "it is whole")
+        assert cluster.reads == 3
         await cluster.aclose()
 
 

@@ -139,6 +139,38 @@ async def test_a_full_redis_is_named() -> None:
             await link.request("ECHO", "a")
 
 
+@pytest.mark.parametrize(
+    ("refusal", "why"),
+    [
+        (b"-NOREPLICAS Not enough good replicas to write.\r\n", "too few replicas"),
+        (b"-MISCONF Errors writing to the AOF file\r\n", "cannot write to its disk"),
+        (b"-NOPERM this user has no permissions\r\n", "the right to it"),
+    ],
+)
+async def test_why_redis_refuses_is_named(refusal: bytes, why: str) -> None:
+    async with linked(first_time(refusal)) as (link, _):
+        with pytest.raises(Unavailable, match=why) as refused:
+            await link.request("ECHO", "a")
+        assert refused.value.reason == "redis_refused"
+
+
+async def test_why_redis_runs_nothing_for_so_long_is_named() -> None:
+    def read_only(command: list[bytes]) -> bytes | None:
+        return b"-READONLY no\r\n" if command[0] == b"ECHO" else echo(command)
+
+    async with linked(read_only, timeout_s=0.3) as (link, fake):
+        outcomes = await asyncio.gather(
+            *ask(link, "a"), *ask(link, "b", repeatable=False), return_exceptions=True
+        )
+        assert "0.3 s: Redis is read-only" in str(outcomes[0])
+        assert str(outcomes[1]).endswith("the outcome is unknown: Redis is read-only")
+        # What it said once is no explanation of a later silence.
+        fake.answer = lambda command: None if command[0] == b"ECHO" else echo(command)
+        await until(lambda: link.is_connected, "another connection")
+        with pytest.raises(Unavailable, match=r"within 0\.3 s$"):
+            await link.request("ECHO", "c")
+
+
 async def test_waiting_ends_in_time_and_the_silent_connection_is_given_up() -> None:
     async with linked(lambda command: None, timeout_s=0.1) as (link, fake):
         loop = asyncio.get_running_loop()

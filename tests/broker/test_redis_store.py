@@ -328,8 +328,8 @@ class Costs:
     """Counts the commands that Redis runs for a query."""
 
     OTHERS = (
-        "cmdstat_config|get", "cmdstat_config|resetstat", "cmdstat_info", "cmdstat_ping",
-        "cmdstat_spublish", "cmdstat_ssubscribe",
+        "cmdstat_config|get", "cmdstat_config|resetstat", "cmdstat_evalsha", "cmdstat_info",
+        "cmdstat_ping", "cmdstat_set", "cmdstat_spublish", "cmdstat_ssubscribe",
     )  # fmt: skip
     """What the relay does beside it: canaries, a look at how Redis is set."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Final
 
 import anyio
@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from relay.broker import Limits
+from relay.broker.keyspace import Keyspace
 from tests import ledger
 from tests.broker.proxy import Proxy, behind_proxies, proxied
 from tests.hardening.rig import CALLS, DRAIN_S, ROUNDS, Storm, numbers, storm
@@ -32,6 +33,7 @@ PRODUCTION_S: Final = Limits().publish_timeout_s
 RED_WITHIN_S: Final = 5.0
 HEALED_WITHIN_S: Final = 15.0
 """Less than a call has to be silent for to be looked at: what is missing then, healing found."""
+SERVED_AGAIN_WITHIN_S: Final = 2.0
 ARRIVED_WITHIN_S: Final = 10.0
 LOST_TAIL_S: Final = 30.0
 POLL_S: Final = 0.05
@@ -69,15 +71,22 @@ class Clock:
 
 async def red(work: Storm, *hops: str) -> None:
     """Return once /readyz names these hops and no other one: within five seconds from now."""
+    await red_at(work.relays[0], *hops)
+
+
+async def red_at(
+    relay: RelayProcess, *hops: str, why: str = "", beside: Collection[str] = ()
+) -> None:
+    """Return once /readyz names these hops, and why; others may be red only ``beside`` them."""
     clock = Clock()
-    async with httpx.AsyncClient(base_url=work.relays[0].base_url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=relay.base_url, timeout=30) as client:
         while True:
             answer = await client.get("/readyz")
             said: Frame = answer.json()
             bad = {hop for hop, problem in said["checks"].items() if problem != "ok"}
-            assert bad <= set(hops), said
+            assert bad <= {*hops, *beside}, said
             assert clock.passed_s < RED_WITHIN_S, said
-            if bad == set(hops):
+            if bad >= set(hops) and why in said.get("message", ""):
                 break
             await clock.pause()
     print(f"{hops}: red after {clock.passed_s:.2f} s, {clock.late_s:.2f} s of waiting left out")
@@ -163,6 +172,105 @@ async def test_a_user_who_may_publish_and_no_longer_subscribe(redis: RedisServer
         work.check()
 
 
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[RedisServer]:
+    """Return a server that another one may become a replica of."""
+    with running() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "why", "beside"),
+    [
+        pytest.param(
+            "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "out of memory", (), id="full"
+        ),
+        pytest.param(
+            "CONFIG SET min-replicas-to-write 1",
+            "CONFIG SET min-replicas-to-write 0",
+            "too few replicas",
+            (),
+            id="alone",
+        ),
+        # Reading a position begins an epoch, so the other connection meets it as well.
+        pytest.param(
+            "REPLICAOF 127.0.0.1 {port}",
+            "REPLICAOF NO ONE",
+            "read-only",
+            ("broker",),
+            id="read-only",
+        ),
+    ],
+)
+async def test_a_redis_that_answers_and_refuses_every_event(
+    redis: RedisServer,
+    elsewhere: RedisServer,
+    broken: str,
+    mended: str,
+    why: str,
+    beside: Collection[str],
+) -> None:
+    with (
+        redis.client() as server,
+        RelayProcess(redis_url=redis.url, drain_timeout=DRAIN_S) as relay,
+    ):
+        headers = {"authorization": relay.token(), "stream-auth-type": "jwt"}
+        async with httpx.AsyncClient(
+            base_url=relay.base_url, headers=headers, timeout=30
+        ) as client:
+            await send(client, CALLS[0], 1)
+            server.execute_command(*broken.format(port=elsewhere.port).split())
+            await red_at(relay, "publish", why=why, beside=beside)
+            assert (await post(client, CALLS[0], 2)).status_code == 503
+            server.execute_command(*mended.split())
+            async with asyncio.timeout(RED_WITHIN_S):
+                while (await client.get("/readyz")).status_code != 200:
+                    await asyncio.sleep(POLL_S)
+            await send(client, CALLS[0], 3)
+        relay.terminate()  # errors stand in its log, as they should
+        assert relay.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("coverage", "first", "why"),
+    [
+        pytest.param("yes", 0, "no node of the cluster serves anything", id="nothing"),
+        pytest.param("no", 8192, "no server of the Cluster serves the slot", id="a half"),
+    ],
+)
+async def test_a_cluster_that_serves_not_all_calls(coverage: str, first: int, why: str) -> None:
+    """As after the restart of a node that has forgotten what it served."""
+    keys = Keyspace("relay:")
+    cid = next(
+        cid
+        for cid in (f"default:{n}" for n in range(100))
+        if keys.slot(keys.partition(cid)) >= first
+    )
+    with (
+        Cluster("--cluster-require-full-coverage", coverage, primaries=1) as cluster,
+        RelayProcess(redis_url=cluster.url, drain_timeout=DRAIN_S) as relay,
+    ):
+        [server] = cluster.servers
+        headers = {"authorization": relay.token(), "stream-auth-type": "jwt"}
+        async with httpx.AsyncClient(
+            base_url=relay.base_url, headers=headers, timeout=30
+        ) as client:
+            await send(client, cid, 1)
+            cluster.run(server, "CLUSTER", "DELSLOTSRANGE", first, 16383)
+            refused = asyncio.create_task(post(client, cid, 2))
+            await red_at(relay, "broker", "publish", why=why)
+            assert (await refused).status_code == 503
+            cluster.run(server, "CLUSTER", "ADDSLOTSRANGE", first, 16383)
+            async with asyncio.timeout(SERVED_AGAIN_WITHIN_S):
+                while (await post(client, cid, 3)).status_code != 201:
+                    await asyncio.sleep(POLL_S)
+            async with asyncio.timeout(RED_WITHIN_S):
+                while (await client.get("/readyz")).status_code != 200:
+                    await asyncio.sleep(POLL_S)
+        relay.terminate()
+        assert relay.wait() == 0
+
+
 @pytest.mark.parametrize(
     ("connection", "hop"),
     [("subscribe", "subscription"), ("publish", "publish"), ("command", "broker")],
@@ -195,9 +303,13 @@ async def relay(proxy: Proxy) -> AsyncIterator[RelayProcess]:
 
 
 async def send(client: httpx.AsyncClient, cid: str, n: int) -> None:
-    body = {"custom": {"n": n}, "user_id": "jane"}
-    answer = await client.post(event_path(cid), params={"api_key": API_KEY}, json=body)
+    answer = await post(client, cid, n)
     assert answer.status_code == 201, answer.text
+
+
+async def post(client: httpx.AsyncClient, cid: str, n: int) -> httpx.Response:
+    body = {"custom": {"n": n}, "user_id": "jane"}
+    return await client.post(event_path(cid), params={"api_key": API_KEY}, json=body)
 
 
 async def within(limit_s: float, condition: Callable[[], bool], what: str) -> float:

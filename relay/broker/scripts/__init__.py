@@ -14,9 +14,10 @@ from zlib import crc32
 import msgspec
 
 __all__ = [
-    "CLAIM", "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE", "LEAVE", "MARKS",
-    "NODES", "NOTIFY", "OUT_DUE", "OUT_HOOKS", "OUT_LEASE", "OUT_READ", "OUT_RECORD", "OUT_REPLAY",
-    "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND", "TICKET", "TICKETS", "Script",
+    "CANARY", "CLAIM", "CONNECTIONS", "DUE", "END", "HEARTBEAT", "HISTORY", "JOIN", "LEASE",
+    "LEAVE", "MARKS", "NODES", "NOTIFY", "OUT_DUE", "OUT_HOOKS", "OUT_LEASE", "OUT_READ",
+    "OUT_RECORD", "OUT_REPLAY", "POSITIONS", "PUBLISH", "REPLACE", "ROSTER", "SEATS", "SPEND",
+    "TICKET", "TICKETS", "Script",
 ]  # fmt: skip
 
 COPIES: Final = 1024
@@ -51,6 +52,7 @@ def _load(name: str) -> Script:
     return Script.of("\n".join((flags, (_HERE / "common.lua").read_text("utf-8"), body)))
 
 
+CANARY: Final = _load("canary")
 CLAIM: Final = _load("claim")
 CONNECTIONS: Final = _load("connections")
 DUE: Final = _load("due")
