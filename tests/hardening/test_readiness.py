@@ -23,7 +23,7 @@ from tests.hardening.rig import CALLS, DRAIN_S, ROUNDS, Storm, numbers, storm
 from tests.integration.doors import event_path
 from tests.processes import API_KEY, RelayProcess
 from tests.redis_server import RedisServer, running
-from tests.redis_shapes import Cluster
+from tests.redis_shapes import QUICK_MS, Cluster
 from tests.relay_client import Client, Frame, connected
 
 pytestmark = pytest.mark.anyio
@@ -256,6 +256,8 @@ async def test_a_cluster_that_serves_not_all_calls(coverage: str, first: int, wh
             base_url=relay.base_url, headers=headers, timeout=30
         ) as client:
             await send(client, cid, 1)
+            # A server that served nothing waits for a part of it before it serves again.
+            cluster.set_down_after(QUICK_MS)
             cluster.run(server, "CLUSTER", "DELSLOTSRANGE", first, 16383)
             refused = asyncio.create_task(post(client, cid, 2))
             await red_at(relay, "broker", "publish", why=why)
