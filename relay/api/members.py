@@ -27,6 +27,8 @@ CHANGED_KNOWN: Final = 1000
 """User ids in them altogether: a call is read and written whole."""
 
 _SORT: Final = (filters.Sort("created_at", ascending=True),)
+_PROMOTED: Final = "call.member_updated_permission"
+_REMOVED: Final = "call.member_removed"
 
 
 class _Wish(NamedTuple):
@@ -191,18 +193,25 @@ def _done(api: Context, call: Call, wished: set[str], removed: Sequence[str]) ->
     ]
 
 
-def _is_told(api: Context, call: Call, change: MemberChange) -> bool:
-    """Tell whether all that a change is announced with is known to be announced."""
-    of_kinds = {
+def _by_kind(change: MemberChange) -> dict[str, Sequence[str]]:
+    """Return what a change is announced as: who it concerns by the type of the event, in order."""
+    concerned = {
         "call.member_added": change.added,
         "call.member_updated": change.updated,
-        "call.member_updated_permission": change.promoted,
-        "call.member_removed": change.removed,
+        _PROMOTED: change.promoted,
+        _REMOVED: change.removed,
     }
+    return {kind: user_ids for kind, user_ids in concerned.items() if user_ids}
+
+
+def _event_id(change: MemberChange, kind: str) -> str:
+    return f"{change.id}-{kind}"
+
+
+def _is_told(api: Context, call: Call, change: MemberChange) -> bool:
+    """Tell whether all that a change is announced with is known to be announced."""
     return all(
-        api.announcer.has_announced(call.cid, f"{change.id}-{kind}")
-        for kind, user_ids in of_kinds.items()
-        if user_ids
+        api.announcer.has_announced(call.cid, _event_id(change, kind)) for kind in _by_kind(change)
     )
 
 
@@ -211,30 +220,19 @@ async def _announce(api: Context, call: Call, changes: Sequence[MemberChange]) -
     seen = await views.view(api, [call], len(call.members))
     shown = seen.call(call)
     members = {member.user_id: member for member in call.members}
+    extra = {_PROMOTED: {"capabilities_by_role": permissions.by_role(call)}}
 
     def listed(user_ids: Sequence[str]) -> list[dict[str, Any]]:
         return seen.members([members[user_id] for user_id in user_ids if user_id in members])
 
-    async def tell(change: MemberChange, kind: str, who: Sequence[Any], **more: Any) -> None:
-        if who:
-            await api.announcer.announce(
-                call.cid,
-                kind,
-                {"call": shown, "members": who, **more},
-                members=[*call.audience, *set(change.removed).difference(call.blocked)],
-                event_id=f"{change.id}-{kind}",
-            )
-
-    for each in changes:
-        await tell(each, "call.member_added", listed(each.added))
-        await tell(each, "call.member_updated", listed(each.updated))
-        await tell(
-            each,
-            "call.member_updated_permission",
-            listed(each.promoted),
-            capabilities_by_role=permissions.by_role(call),
-        )
-        await tell(each, "call.member_removed", each.removed)
+    for change in changes:
+        told = [*call.audience, *set(change.removed).difference(call.blocked)]
+        for kind, user_ids in _by_kind(change).items():
+            if who := user_ids if kind == _REMOVED else listed(user_ids):
+                content = {"call": shown, "members": who, **extra.get(kind, {})}
+                await api.announcer.announce(
+                    call.cid, kind, content, members=told, event_id=_event_id(change, kind)
+                )
 
 
 async def query(api: Context, request: Request, caller: Caller) -> Response:

@@ -529,13 +529,8 @@ async def test_the_first_hook_after_none_gets_what_was_being_read(rig: Works) ->
     assert await rig.left() == 0
 
 
-async def test_a_partition_that_is_being_opened_passes_nothing_over(rig: Works) -> None:
-    """Its lease may be renewed meanwhile, and tell of what is owed to a hook that is new."""
-    await rig.set_hooks(hook(enabled=False))
-    progress = rig.outbox.before["progress"] = asyncio.Event()
-    await rig.start()
-    await rig.set_hooks(hook())
-    await rig.broker.publish(event(1))
+def hooks_read_late(rig: Works) -> asyncio.Event:
+    """Hold up whoever reads the hooks until the event is set."""
     read, known = rig.store.hooks, asyncio.Event()
 
     async def read_late() -> HookList:
@@ -543,6 +538,17 @@ async def test_a_partition_that_is_being_opened_passes_nothing_over(rig: Works) 
         return await read()
 
     rig.store.hooks = read_late  # type: ignore[method-assign]
+    return known
+
+
+async def test_a_partition_that_is_being_opened_passes_nothing_over(rig: Works) -> None:
+    """Its lease may be renewed meanwhile, and tell of what is owed to a hook that is new."""
+    await rig.set_hooks(hook(enabled=False))
+    progress = rig.outbox.before["progress"] = asyncio.Event()
+    await rig.start()
+    await rig.set_hooks(hook())
+    await rig.broker.publish(event(1))
+    known = hooks_read_late(rig)
     await rig.timers.advance(2.5)  # the lease is renewed, and the hooks are being read
     progress.set()
     await settled()
@@ -560,13 +566,7 @@ async def test_a_partition_that_is_handed_over_passes_nothing_over(rig: Works) -
     await rig.timers.advance(2.5)
     await rig.set_hooks(hook())
     await rig.broker.publish(event(2))
-    read, known = rig.store.hooks, asyncio.Event()
-
-    async def read_late() -> HookList:
-        await known.wait()
-        return await read()
-
-    rig.store.hooks = read_late  # type: ignore[method-assign]
+    known = hooks_read_late(rig)
     await rig.timers.advance(2.5)  # the lease is renewed, and the hooks are being read
     draining = asyncio.create_task(rig.dispatcher.drain(5))
     await settled()

@@ -91,9 +91,9 @@ export class FakeSocket {
     this.say({ type: "connection.ok", connection_id: "c1", me: { id: "ada", name: "Ada" } });
   }
 
-  /** Answer the last call.watch. */
-  watching({ epoch = "e1", offset = 0, recovered } = {}) {
-    const { id, call_cid } = this.last("call.watch");
+  /** Answer the last call.watch, or the last one of a call. */
+  watching({ epoch = "e1", offset = 0, recovered, cid } = {}) {
+    const { id, call_cid } = this.of("call.watch").filter((frame) => [frame.call_cid, undefined].includes(cid)).at(-1);
     this.say({ type: "call.watching", id, call_cid, epoch, offset, recovered });
   }
 

@@ -72,8 +72,7 @@ test("each call moves when its own watch is answered; the last one lets go of th
   await clock.advance(WITHIN / 4);
   const second = world.sockets[1];
   welcome(second);
-  const [one] = second.of("call.watch");
-  second.say({ type: "call.watching", id: one.id, call_cid: CID, epoch: "e1", offset: 0, recovered: true });
+  second.watching({ cid: CID, offset: 0, recovered: true });
   assert.equal(first.closed, false);
   const late = [];
   other.on("event", ({ offset }) => late.push(offset));
@@ -329,8 +328,7 @@ test("a call that waits for the first socket's answer again has been away when t
   await clock.advance(states.at(-1).retryIn);
   const next = sockets.at(-1);
   next.accept();
-  const { id } = next.of("call.watch").find(({ call_cid }) => call_cid === CID);
-  next.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  next.watching({ cid: CID, offset: 1, recovered: true });
   next.event(1);
   assert.deepEqual(told, ["watching", "recovered 1"]);
   assert.deepEqual(seen, [{ n: 1, missed: true }]);
@@ -342,8 +340,7 @@ test("and so it has when another second socket is there already", async () => {
   const [, , third] = sockets;
   welcome(third);
   first.cut(1012);
-  const { id } = third.of("call.watch").find(({ call_cid }) => call_cid === CID);
-  third.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  third.watching({ cid: CID, offset: 1, recovered: true });
   third.event(1);
   assert.deepEqual(told, ["watching", "recovered 1"]);
   assert.deepEqual(seen, [{ n: 1, missed: true }]);
@@ -354,8 +351,7 @@ test("it has not when the other second socket answers before the first ends", as
   await clock.advance(TIMING.backoffBase / 2);
   const [, , third] = sockets;
   welcome(third);
-  const { id } = third.of("call.watch").find(({ call_cid }) => call_cid === CID);
-  third.say({ type: "call.watching", id, call_cid: CID, epoch: "e1", offset: 1, recovered: true });
+  third.watching({ cid: CID, offset: 1, recovered: true });
   first.cut(1012);
   third.event(1);
   assert.deepEqual(told, []);
